@@ -1,0 +1,1 @@
+"""Boards: platforms, clocks and tops."""

@@ -1,0 +1,1 @@
+"""Front end, layer table, passes, plan, build flow and command line."""

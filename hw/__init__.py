@@ -1,0 +1,1 @@
+"""Amaranth components; imports nothing of gen, sim or boards."""

@@ -1,0 +1,1 @@
+"""Golden model (NumPy only), drivers and cocotb benches; shares nothing with hw."""
