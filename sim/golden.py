@@ -164,7 +164,7 @@ def run(table, inputs):
     Raises
     ------
     ValueError
-        If an input is missing or unknown, or has another shape or element type.
+        If an input is missing or unknown, has another shape or element type, or holds a float that is not finite.
     """
     if inputs.keys() != table.inputs.keys():
         raise ValueError(f"{table.name}: inputs must be {', '.join(table.inputs)}, not {', '.join(inputs) or 'none'}")
@@ -175,6 +175,8 @@ def run(table, inputs):
             raise ValueError(
                 f"{table.name}: input {name} must be {expected.dtype} {expected.shape}, not {x.dtype} {x.shape}"
             )
+        if not np.isfinite(x).all():
+            raise ValueError(f"{table.name}: input {name} must be finite")
         tensors[name] = x
     for layer in table.layers:
         tensors[layer.name] = run_layer(table, layer, *(tensors[name] for name in layer.inputs))
@@ -216,10 +218,14 @@ def _reshape(table, layer, x):
 
 
 def _quantize(table, layer, x):
-    """To another quantisation, from an integer type by multiplier and shift, from float32 by a float32 division."""
+    """To another quantisation, from an integer type by multiplier and shift, from float32 by a float32 division.
+
+    A quotient beyond int32, whose conversion C++ leaves undefined, saturates.
+    """
     source, to = table.source(layer), layer.output
     if source.dtype == "float32":
-        quotient = x / np.float32(to.quantization.scale)
+        with np.errstate(over="ignore"):
+            quotient = x / np.float32(to.quantization.scale)
         scaled = np.copysign(np.floor(np.abs(quotient.astype(np.float64)) + 0.5), quotient)
     else:
         multiplier = quantize_multiplier(source.quantization.scale / to.quantization.scale)
@@ -239,6 +245,9 @@ def _softmax(table, layer, x):
     Differences to the greatest logit are Q5.26, exponentials Q0.31, their sum Q12.19. The output's scale is 1/256 and
     its zero point -128.
 
+    LiteRT 1.2.0 aborts where the exponentials sum to 512 or more, gemmlowp's shift being 31 bits at most; here the
+    same rule goes on to the 4095 that the sum can hold.
+
     Source: Softmax, tensorflow/lite/kernels/internal/reference/softmax.h, and gemmlowp/fixedpoint/fixedpoint.h.
     """
     source = table.source(layer)
@@ -246,6 +255,8 @@ def _softmax(table, layer, x):
         raise TableError(f"{layer.name}: softmax runs on int8 tensors only, not {source.dtype} to {layer.output.dtype}")
     if x.shape[-1] >= 2**12:
         raise TableError(f"{layer.name}: softmax takes at most {2**12 - 1} classes, not {x.shape[-1]}")
+    if source.quantization.scale <= 2.0**-26:
+        raise TableError(f"{layer.name}: softmax needs an input scale above 2**-26, not {source.quantization.scale}")
     m, shift = quantize_multiplier(min(source.quantization.scale * 2.0**26, float(INT32_MAX)))
     radius = (31 << 26) >> shift
     differences = x.astype(np.int64) - x.max(axis=-1, keepdims=True)

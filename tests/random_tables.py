@@ -20,6 +20,8 @@ POOL_KINDS = ("global_average_pool", "mean")
 VECTOR_KINDS = ("reshape", "fully_connected")
 OUTPUT_KINDS = ("softmax", "dequantize", "quantize_output")
 KINDS = INPUT_KINDS + FEATURE_KINDS + POOL_KINDS + VECTOR_KINDS + OUTPUT_KINDS
+#: Those that run in the accelerator.
+CORE_KINDS = tuple(kind for kind in KINDS if kind not in (*INPUT_KINDS, "quantize", *OUTPUT_KINDS))
 
 INT32_MAX = 2**31 - 1
 
@@ -296,6 +298,9 @@ class _Network:
         self.add("quantize", self.type.shape, quantization, dtype="uint8")
 
     def softmax(self):
+        if self.type.shape[-1] >= 512:
+            # LiteRT 1.2.0 aborts where exponentials sum to 512 or more.
+            self.fully_connected()
         self.add("softmax", self.type.shape, Quantization(1 / 256, -128))
 
     def dequantize(self):
