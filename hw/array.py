@@ -1,0 +1,309 @@
+"""Systolic MAC array: output-stationary columns that patches flow through."""
+
+from amaranth import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.config import BANKS, WINDOW, CoreConfig
+from hw.delay import delay
+from hw.jobs import array_job
+from hw.loops import Loop
+from hw.memory import FillMemory, FillWord
+from hw.primitives import Multiplier, adder_tree
+from hw.requantise import Activation, ActivationBounds, Requantiser
+
+__all__ = ["ArrayController", "Column", "MacArray"]
+
+#: Results on their way through the array and its requantisers at once, at most.
+_IN_FLIGHT = 64
+
+
+class Column(wiring.Component):
+    """One column: K multipliers, their adder tree, an accumulator and a requantiser; one output channel at a time.
+
+    ``x`` belongs to the ``weight`` address of two cycles before, ``first`` (of a sum) to the ``x`` of
+    :attr:`sum_delay` cycles before, ``scale`` (address of bias and multiplier) to the address of :attr:`scale_delay`
+    cycles before. All of these leave for the next column a cycle later. ``o`` follows the last weight's address by
+    :attr:`latency` cycles. No stall, no reset.
+
+    Golden model: ``sim.golden.run_layer`` for ``conv2d`` and ``fully_connected``.
+
+    Parameters
+    ----------
+    config : CoreConfig
+    number : int
+        Which column.
+    select, init : dict
+        Fill selects and first words of ``weights_{number}``, ``bias_{number}``, ``scale_{number}``.
+    """
+
+    def __init__(self, config: CoreConfig, *, number, select, init):
+        self._config = config
+
+        def memory(name, width, depth):
+            name = f"{name}_{number}"
+            return FillMemory(width=width, depth=depth, select=select[name], init=init.get(name, ()))
+
+        self._weights = memory("weights", 8 * config.array_rows, config.weight_depth)
+        self._bias = memory("bias", config.bias_bits, config.scale_depth)
+        self._scale = memory("scale", config.multiplier_bits + 5, config.scale_depth)
+        self._requantiser = Requantiser(
+            accumulator_bits=config.accumulator_bits, bias_bits=config.bias_bits, window_bits=config.window_bits,
+            multiplier_bits=config.multiplier_bits, primitives=config.primitives,
+        )  # fmt: skip
+        self.sum_delay = 3 + (config.array_rows - 1).bit_length()
+        at_sum = FillMemory.latency + self.sum_delay + 1
+        self.scale_delay = at_sum - FillMemory.latency
+        self.latency = at_sum + self._requantiser.latency
+        passed = {
+            "x": 8 * config.array_rows,
+            "weight": range(config.weight_depth),
+            "first": 1,
+            "scale": range(config.scale_depth),
+        }
+        members = {"fill": In(FillWord), "o": Out(self._requantiser.o.shape())}
+        for name, shape in passed.items():
+            members |= {name: In(shape), f"{name}_out": Out(shape)}
+        self._passed = tuple(passed)
+        super().__init__(members)
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        m.submodules.weights = weights = self._weights
+        m.submodules.bias = bias = self._bias
+        m.submodules.scale = scale = self._scale
+        m.submodules.requantiser = requantiser = self._requantiser
+        for name in self._passed:
+            m.d.sync += getattr(self, f"{name}_out").eq(getattr(self, name))
+        m.d.comb += [memory.fill.eq(self.fill) for memory in (weights, bias, scale)]
+        m.d.comb += [
+            weights.r_addr.eq(self.weight),
+            bias.r_addr.eq(self.scale),
+            scale.r_addr.eq(delay(m, "multiplier", self.scale, Requantiser.scale_delay)),
+        ]
+        products = []
+        for row in range(config.array_rows):
+            multiplier = m.submodules[f"multiplier_{row}"] = Multiplier(
+                a_bits=8, b_bits=8, primitives=config.primitives
+            )
+            m.d.comb += [
+                multiplier.a.eq(weights.r_data[8 * row :][:8].as_signed()),
+                multiplier.b.eq(self.x[8 * row :][:8].as_signed()),
+            ]
+            products.append(multiplier.p)
+        total, _ = adder_tree(m, "sum", products)
+        acc = Signal(signed(config.accumulator_bits), reset_less=True)
+        base = Signal.like(acc)
+        with m.If(~self.first):
+            m.d.comb += base.eq(acc)
+        m.d.sync += acc.eq(base + total)
+        m.d.comb += [
+            requantiser.acc.eq(acc),
+            requantiser.bias.eq(bias.r_data.as_signed()),
+            Cat(requantiser.multiplier, requantiser.shift).eq(scale.r_data),
+            self.o.eq(requantiser.o),
+        ]
+        return m
+
+
+class Destination(data.Struct):
+    """Where a word of results goes, and what it ends."""
+
+    row: unsigned(2)
+    column: unsigned(2)
+    row_ends: unsigned(1)
+    program_ends: unsigned(1)
+    bounds: ActivationBounds
+
+
+class ArrayController(wiring.Component):
+    """Issues a patch word and a weight address a cycle, pixel by pixel, output group by output group.
+
+    A pixel starts when its patch is complete in the patch buffer, a row when its job is there; nothing else stalls.
+    ``freed`` gives back the pixel's patch words after its last one.
+
+    Parameters
+    ----------
+    config : CoreConfig
+    """
+
+    def __init__(self, config: CoreConfig):
+        self._config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "jobs": In(stream.Signature(array_job(config).size)),
+                "arrived": In(1),
+                "freed": Out(9),
+                "patch": Out(range(config.patch_depth)),
+                "weight": Out(range(config.weight_depth)),
+                "scale": Out(range(config.scale_depth)),
+                "first": Out(1),
+                "issue": Out(1),
+                "result": Out(1),
+                "destination": Out(Destination),
+                "address": Out(config.address_bits),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        layout = array_job(self._config)
+        job, next_job = Signal(layout), data.View(layout, self.jobs.payload)
+        active, pixel_begins, take = Signal(), Signal(), Signal()
+        arrived = Signal(range(self._config.patch_depth + 1))
+        m.d.comb += self.issue.eq(active & ~(pixel_begins & (arrived == 0)))
+        begins = self.issue & pixel_begins
+        m.d.sync += arrived.eq(arrived + self.arrived - begins)
+
+        loops = {}
+        advance = self.issue
+        for name in ("words", "groups", "pixels"):
+            loop = loops[name] = Loop(
+                m, name, limit=job[name], load=take, load_limit=next_job[name], advance=advance
+            )
+            advance = loop.ends
+        word, group, row = (loops[name].ends for name in ("words", "groups", "pixels"))
+        pixel = group
+        m.d.comb += [
+            take.eq(self.jobs.valid & (~active | row)),
+            self.jobs.ready.eq(~active | row),
+        ]
+        with m.If(take):
+            m.d.sync += [job.eq(next_job), active.eq(1), pixel_begins.eq(1)]
+        with m.Elif(self.issue):
+            m.d.sync += [active.eq(~row), pixel_begins.eq(pixel)]
+        m.d.sync += self.freed.eq(Mux(pixel, job.words + 1, 0))
+
+        patch_begin = Signal.like(self.patch)
+        with m.If(pixel):
+            m.d.sync += [self.patch.eq(self.patch + 1), patch_begin.eq(self.patch + 1)]
+        with m.Elif(word):
+            m.d.sync += self.patch.eq(patch_begin)
+        with m.Elif(self.issue):
+            m.d.sync += self.patch.eq(self.patch + 1)
+
+        base, residue = Signal.like(self.address), Signal(2)
+        with m.If(take):
+            m.d.sync += [
+                self.weight.eq(next_job.weights), self.scale.eq(next_job.scales), self.first.eq(1),
+                self.address.eq(next_job.address), base.eq(next_job.address), residue.eq(0),
+            ]  # fmt: skip
+        with m.Elif(pixel):
+            m.d.sync += [self.weight.eq(job.weights), self.scale.eq(job.scales), self.first.eq(1)]
+            with m.If(residue == WINDOW - 1):
+                following = base + job.column_pitch
+                m.d.sync += [self.address.eq(following), base.eq(following), residue.eq(0)]
+            with m.Else():
+                m.d.sync += [self.address.eq(base), residue.eq(residue + 1)]
+        with m.Elif(word):
+            m.d.sync += [self.weight.eq(self.weight + 1), self.scale.eq(self.scale + 1), self.first.eq(1)]
+            m.d.sync += self.address.eq(self.address + 1)
+        with m.Elif(self.issue):
+            m.d.sync += [self.weight.eq(self.weight + 1), self.first.eq(0)]
+        with m.If(self.start):
+            m.d.sync += [active.eq(0), arrived.eq(0), self.patch.eq(0), patch_begin.eq(0)]
+
+        m.d.comb += [
+            self.result.eq(word),
+            self.destination.row.eq(job.row_residue),
+            self.destination.column.eq(residue),
+            self.destination.row_ends.eq(row),
+            self.destination.program_ends.eq(row & job.last),
+            self.destination.bounds.eq(job.bounds),
+        ]
+        return m
+
+
+class MacArray(wiring.Component):
+    """Controller, columns, requantisers and activation: patches in, feature words out.
+
+    A feature word is written :attr:`latency` cycles after the last patch word of its output group was issued.
+    ``row_written`` pulses with the last word of a row, ``finished`` with the last of the program.
+
+    Parameters
+    ----------
+    config : CoreConfig
+    select, init : dict
+        Of all columns: see :class:`Column`.
+    """
+
+    def __init__(self, config: CoreConfig, *, select, init):
+        self._config = config
+        self._columns = [Column(config, number=n, select=select, init=init) for n in range(config.lanes)]
+        self.latency = self._columns[0].latency + config.lanes - 1 + Activation.latency
+        if self.latency >= _IN_FLIGHT:
+            raise ValueError(f"{config.lanes} columns are more than {_IN_FLIGHT} results in flight allow")
+        super().__init__(
+            {
+                "fill": In(FillWord),
+                "start": In(1),
+                "jobs": In(stream.Signature(array_job(config).size)),
+                "arrived": In(1),
+                "freed": Out(9),
+                "patch": Out(range(config.patch_depth)),
+                "x": In(8 * config.array_rows),
+                "w_en": Out(BANKS),
+                "w_addr": Out(config.address_bits),
+                "w_data": Out(config.word_bits),
+                "row_written": Out(1),
+                "finished": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config, columns = self._config, self._columns
+        m.submodules.controller = controller = ArrayController(config)
+        wiring.connect(m, wiring.flipped(self.jobs), controller.jobs)
+        m.d.comb += [
+            controller.start.eq(self.start),
+            controller.arrived.eq(self.arrived),
+            self.freed.eq(controller.freed),
+            self.patch.eq(controller.patch),
+        ]
+        # Columns: everything enters the first one and moves on by a register a column.
+        first, previous = columns[0], None
+        m.d.comb += [
+            first.x.eq(self.x),
+            first.weight.eq(controller.weight),
+            first.first.eq(delay(m, "first", controller.first, FillMemory.latency + first.sum_delay)),
+            first.scale.eq(delay(m, "scale", controller.scale, first.scale_delay)),
+        ]
+        fill = self.fill
+        m.submodules.activation = activation = Activation(lanes=config.lanes)
+        for n, column in enumerate(columns):
+            m.submodules[f"column_{n}"] = column
+            if previous is not None:
+                for name in ("x", "weight", "first", "scale"):
+                    m.d.comb += getattr(column, name).eq(getattr(previous, f"{name}_out"))
+            registered = Signal(FillWord, name=f"fill_{n}", reset_less=True)
+            m.d.sync += registered.eq(fill)
+            m.d.comb += column.fill.eq(registered)
+            fill, previous = registered, column
+            m.d.comb += activation.i[n].eq(delay(m, f"even_{n}", column.o, config.lanes - 1 - n))
+
+        # Destinations wait in a queue for their results.
+        shape = data.StructLayout({"destination": Destination, "address": config.address_bits})
+        m.submodules.queue = queue = fifo.SyncFIFO(width=shape.size, depth=_IN_FLIGHT)
+        pushed, popped = Signal(shape), data.View(shape, queue.r_data)
+        at_activation = delay(m, "result", controller.result, self.latency - Activation.latency, reset_less=False)
+        m.d.comb += [
+            pushed.destination.eq(controller.destination), pushed.address.eq(controller.address),
+            queue.w_data.eq(pushed), queue.w_en.eq(controller.result), queue.r_en.eq(at_activation),
+            activation.bounds.eq(popped.destination.bounds),
+        ]  # fmt: skip
+        valid = delay(m, "valid", at_activation, Activation.latency, reset_less=False)
+        late = data.View(shape, delay(m, "destination", popped.as_value(), Activation.latency))
+        for r in range(WINDOW):
+            for c in range(WINDOW):
+                here = (late.destination.row == r) & (late.destination.column == c)
+                m.d.comb += self.w_en[WINDOW * r + c].eq(valid & here)
+        m.d.comb += [
+            self.w_addr.eq(late.address),
+            self.w_data.eq(activation.o),
+            self.row_written.eq(valid & late.destination.row_ends),
+            self.finished.eq(valid & late.destination.program_ends),
+        ]
+        return m

@@ -1,0 +1,174 @@
+"""The accelerator: everything between the two byte streams of the host port."""
+
+from dataclasses import dataclass
+
+from amaranth import Array, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.array import MacArray
+from hw.config import BANKS, TAPS, WINDOW, CoreConfig
+from hw.delay import delay
+from hw.depthwise import DepthwiseEngine
+from hw.gather import Gather
+from hw.host import HostPort
+from hw.jobs import WindowMode, array_job, window_job_bits
+from hw.memory import SLICE_BITS, FillMemory, slices_of
+from hw.patch import PatchBuffer
+from hw.program import Sequencer
+from hw.window import WindowGenerator
+
+__all__ = ["Core", "FilledMemory", "filled_memories"]
+
+
+@dataclass(frozen=True)
+class FilledMemory:
+    """A memory that the host can fill: its word width in bits, its depth, and its first fill select."""
+
+    width: int
+    depth: int
+    select: int
+
+
+def filled_memories(config: CoreConfig) -> dict[str, FilledMemory]:
+    """All memories that the fill bus reaches, by name, with their selects in ascending order."""
+    scale_bits = config.multiplier_bits + 5
+    lanes = config.lanes
+    shapes = {f"features_{n}": (config.word_bits, config.feature_depth) for n in range(BANKS)}
+    shapes |= {
+        "window_program": (window_job_bits(config), config.window_program_depth),
+        "array_program": (array_job(config).size, config.array_program_depth),
+        "coefficients": (8 * TAPS * lanes, config.coefficient_depth),
+        "depthwise_bias": (config.bias_bits * lanes, config.depthwise_scale_depth),
+        "depthwise_scale": (scale_bits * lanes, config.depthwise_scale_depth),
+    }
+    for n in range(lanes):
+        shapes[f"weights_{n}"] = (8 * config.array_rows, config.weight_depth)
+        shapes[f"bias_{n}"] = (config.bias_bits, config.scale_depth)
+        shapes[f"scale_{n}"] = (scale_bits, config.scale_depth)
+    memories, select = {}, 0
+    for name, (width, depth) in shapes.items():
+        memories[name] = FilledMemory(width, depth, select)
+        select += slices_of(width)
+    return memories
+
+
+class Core(wiring.Component):
+    """A network's accelerator.
+
+    ``i`` and ``o`` are the host port's byte streams: see :class:`hw.host.HostPort`. The ``trace`` outputs show every
+    feature word that the array writes and every word that the depthwise engine passes on, for whoever compares them
+    with the golden model; a board leaves them open.
+
+    Parameters
+    ----------
+    config : CoreConfig
+        Dimensions.
+    init : dict of str to sequence of int
+        First words of the memories, by the names of :func:`filled_memories`.
+    digest : int
+        32 bits that tell which core this is.
+    """
+
+    def __init__(self, config: CoreConfig, *, init=None, digest=0):
+        self._config, self._init, self._digest = config, init or {}, digest
+        super().__init__(
+            {
+                "i": In(stream.Signature(8)),
+                "o": Out(stream.Signature(8)),
+                "trace_array_valid": Out(1),
+                "trace_array": Out(config.word_bits),
+                "trace_depthwise_valid": Out(1),
+                "trace_depthwise": Out(config.word_bits),
+                "trace_running": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config, init = self._config, self._init
+        memories = filled_memories(config)
+        select = {name: memory.select for name, memory in memories.items()}
+
+        def memory(name):
+            return {**vars(memories[name]), "init": init.get(name, ())}
+
+        depthwise = m.submodules.depthwise = DepthwiseEngine(config, select=select, init=init)
+        gather = m.submodules.gather = Gather(config)
+        window = m.submodules.window = WindowGenerator(
+            config, drain_cycles=WindowGenerator.latency + max(depthwise.latency, gather.latency) + 2
+        )
+        window_program = m.submodules.window_program = Sequencer(**memory("window_program"))
+        array_program = m.submodules.array_program = Sequencer(**memory("array_program"))
+        patch = m.submodules.patch = PatchBuffer(config)
+        array = m.submodules.array = MacArray(config, select=select, init=init)
+        # From the header's address: r_addr in two cycles, then the memory and two turns, then one more to be safe.
+        host = m.submodules.host = HostPort(digest=self._digest, read_cycles=WindowGenerator.latency + 1)
+        wiring.connect(m, wiring.flipped(self.i), host.i)
+        wiring.connect(m, wiring.flipped(self.o), host.o)
+        wiring.connect(m, window_program.jobs, window.jobs)
+        wiring.connect(m, array_program.jobs, array.jobs)
+
+        start = delay(m, "start", host.start, 1, reset_less=False)
+        for component in (window_program, array_program, window, patch, array):
+            m.d.comb += component.start.eq(start)
+        fill = Signal.like(host.fill)
+        m.d.sync += fill.eq(host.fill)
+        for component in (depthwise, window_program, array_program, array):
+            m.d.comb += component.fill.eq(fill)
+
+        # Feature memory: the window generator reads, the array writes, the host does both while they rest.
+        for n in range(BANKS):
+            bank = m.submodules[f"features_{n}"] = FillMemory(**memory(f"features_{n}"), writable=True)
+            m.d.comb += [
+                bank.fill.eq(fill), bank.r_addr.eq(window.r_addr[n]), window.r_data[n].eq(bank.r_data),
+                bank.w_en.eq(array.w_en[n]), bank.w_addr.eq(array.w_addr), bank.w_data.eq(array.w_data),
+            ]  # fmt: skip
+        slices = slices_of(config.word_bits)
+        peeked = Array(window.window[0][n * SLICE_BITS :][:SLICE_BITS] for n in range(slices))
+        m.d.comb += [
+            window.peek.eq(host.peek), window.peek_address.eq(host.peek_address),
+            window.peek_row.eq(host.peek_select[6:8]), window.peek_column.eq(host.peek_select[4:6]),
+            host.peek_data.eq(peeked[host.peek_select[:4]]),
+        ]  # fmt: skip
+
+        # Windows become patches, either through the depthwise engine or as they are.
+        as_is = window.layer.mode != WindowMode.DEPTHWISE
+        m.d.comb += [
+            depthwise.window.eq(window.window), depthwise.valid.eq(window.valid & ~as_is),
+            depthwise.first.eq(window.control.first), depthwise.last.eq(window.control.last),
+            depthwise.end.eq(window.control.end), depthwise.bounds.eq(window.bounds),
+            depthwise.coefficient.eq(window.coefficient), depthwise.scale.eq(window.scale),
+            gather.window.eq(window.window), gather.valid.eq(window.valid & as_is),
+            gather.control.eq(window.control), gather.mode.eq(window.layer.mode),
+            gather.channels.eq(window.layer.channels),
+        ]  # fmt: skip
+        valid = Signal()
+        taken = Signal(data.StructLayout({"data": 8 * config.array_rows, "full": 1, "end": 1}), reset_less=True)
+        m.d.sync += [
+            valid.eq(gather.o_valid | depthwise.o_valid),
+            taken.data.eq(Mux(as_is, gather.o, depthwise.o.as_value())),
+            taken.full.eq(window.layer.mode == WindowMode.NARROW),
+            taken.end.eq(Mux(as_is, gather.o_end, depthwise.o_end)),
+        ]
+        rows_written = Signal(16)
+        with m.If(start):
+            m.d.sync += rows_written.eq(0)
+        with m.Elif(array.row_written):
+            m.d.sync += rows_written.eq(rows_written + 1)
+        m.d.comb += [
+            patch.valid.eq(valid), patch.data.eq(taken.data), patch.full.eq(taken.full), patch.end.eq(taken.end),
+            patch.r_addr.eq(array.patch), array.x.eq(patch.r_data),
+            array.arrived.eq(patch.arrived), window.freed.eq(array.freed), window.rows_written.eq(rows_written),
+        ]  # fmt: skip
+
+        running = Signal()
+        finished = delay(m, "finished", array.finished, 2, reset_less=False)  # in the memory by then
+        m.d.sync += running.eq((running | host.start) & ~finished)
+        m.d.comb += [
+            host.finished.eq(finished),
+            self.trace_array_valid.eq(array.w_en.any()), self.trace_array.eq(array.w_data),
+            self.trace_depthwise_valid.eq(depthwise.o_valid), self.trace_depthwise.eq(depthwise.o),
+            self.trace_running.eq(running),
+        ]  # fmt: skip
+        return m

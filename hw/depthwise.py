@@ -1,0 +1,188 @@
+"""Depthwise engine: one window of several channels a cycle, requantised."""
+
+from amaranth import Cat, Module, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.config import TAPS, CoreConfig
+from hw.delay import delay
+from hw.memory import FillMemory, FillWord
+from hw.primitives import adder_tree, check_primitives, gated_add, gated_subtract
+from hw.requantise import Activation, ActivationBounds, Requantiser
+
+__all__ = ["DepthwiseEngine", "DepthwiseLane", "FabricMultiplier"]
+
+
+class FabricMultiplier(wiring.Component):
+    """``p = a * b`` of two signed bytes, in LUTs: four gated adders, then a tree.
+
+    Latency 3 cycles, one product a cycle, no stall, no reset.
+    """
+
+    latency = 3
+
+    def __init__(self, *, primitives):
+        check_primitives(primitives)
+        self._primitives = primitives
+        super().__init__({"a": In(signed(8)), "b": In(signed(8)), "p": Out(signed(16))})
+
+    def elaborate(self, platform):
+        m = Module()
+        a, twice = self.a, Cat(0, self.a).as_signed()
+        pairs = []
+        for bit in range(0, 8, 2):
+            gates = dict(width=10, primitives=self._primitives)
+            if bit < 6:
+                pair = gated_add(m, f"pair_{bit}", a, self.b[bit], twice, self.b[bit + 1], **gates)
+            else:
+                pair = gated_subtract(m, f"pair_{bit}", twice, self.b[7], a, self.b[6], **gates)
+            register = Signal(signed(10), name=f"partial_{bit}", reset_less=True)
+            m.d.sync += register.eq(pair)
+            pairs.append(register)
+        low, high = Signal(signed(13), reset_less=True), Signal(signed(13), reset_less=True)
+        m.d.sync += [
+            low.eq(Cat(pairs[0][:2], (pairs[0] >> 2) + pairs[1])),
+            high.eq(Cat(pairs[2][:2], (pairs[2] >> 2) + pairs[3])),
+            self.p.eq(Cat(low[:4], (low >> 4) + high)),
+        ]
+        return m
+
+
+class DepthwiseLane(wiring.Component):
+    """Nine products of one channel, summed, and accumulated over the windows that cover the kernel.
+
+    ``acc`` holds the sum of ``window * weights`` from the window flagged ``first`` on, :attr:`latency` cycles later.
+    One window a cycle, no stall, no reset.
+
+    Parameters
+    ----------
+    accumulator_bits : int
+        Width of ``acc``; whoever sizes it vouches that no sum leaves it.
+    primitives : str
+        ``portable`` or ``ecp5``.
+    """
+
+    _tree_levels = (TAPS - 1).bit_length()
+    latency = FabricMultiplier.latency + _tree_levels + 1
+
+    def __init__(self, *, accumulator_bits, primitives):
+        self._primitives = primitives
+        super().__init__(
+            {
+                "window": In(data.ArrayLayout(signed(8), TAPS)),
+                "weights": In(data.ArrayLayout(signed(8), TAPS)),
+                "first": In(1),
+                "acc": Out(signed(accumulator_bits)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        products = []
+        for tap in range(TAPS):
+            multiplier = m.submodules[f"multiplier_{tap}"] = FabricMultiplier(primitives=self._primitives)
+            m.d.comb += [multiplier.a.eq(self.window[tap]), multiplier.b.eq(self.weights[tap])]
+            products.append(multiplier.p)
+        total, levels = adder_tree(m, "sum", products)
+        first = delay(m, "first", self.first, FabricMultiplier.latency + levels)
+        base = Signal.like(self.acc)
+        with m.If(~first):
+            m.d.comb += base.eq(self.acc)
+        m.d.sync += self.acc.eq(base + total)
+        return m
+
+
+class DepthwiseEngine(wiring.Component):
+    """``o``: a depthwise convolution (or a pool, whose weights are all alike) of ``lanes`` channels, requantised.
+
+    Takes a window of every lane a cycle. The windows that cover a kernel come one after another, framed by ``first``
+    and ``last``; a result is valid :attr:`latency` cycles after the last. ``coefficient`` and ``scale`` are addresses,
+    given :attr:`lead` cycles before their window. No stall; ``o_valid`` is 0 after reset.
+
+    Golden model: ``sim.golden.run_layer`` for ``depthwise_conv2d``, ``average_pool2d`` and ``mean``.
+
+    Parameters
+    ----------
+    config : CoreConfig
+    select : dict of str to int
+        Fill selects of ``coefficients``, ``depthwise_bias``, ``depthwise_scale``.
+    init : dict of str to sequence of int
+        First words of the same memories.
+    """
+
+    #: Cycles from the addresses to their window.
+    lead = FillMemory.latency
+
+    def __init__(self, config: CoreConfig, *, select, init):
+        self._config, self._select, self._init = config, select, init
+        self._requantisers = [
+            Requantiser(
+                accumulator_bits=config.depthwise_accumulator_bits, bias_bits=config.bias_bits,
+                window_bits=config.window_bits, multiplier_bits=config.multiplier_bits,
+                primitives=config.primitives,
+            ) for _ in range(config.lanes)
+        ]  # fmt: skip
+        self.latency = DepthwiseLane.latency + self._requantisers[0].latency + Activation.latency
+        super().__init__(
+            {
+                "fill": In(FillWord),
+                "window": In(data.ArrayLayout(data.ArrayLayout(signed(8), config.lanes), TAPS)),
+                "valid": In(1),
+                "first": In(1),
+                "last": In(1),
+                "end": In(1),
+                "coefficient": In(range(config.coefficient_depth)),
+                "scale": In(range(config.depthwise_scale_depth)),
+                "bounds": In(ActivationBounds),
+                "o": Out(data.ArrayLayout(signed(8), config.lanes)),
+                "o_valid": Out(1),
+                "o_end": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        lanes = config.lanes
+        m.submodules.coefficients = coefficients = FillMemory(
+            width=8 * TAPS * lanes, depth=config.coefficient_depth,
+            select=self._select["coefficients"], init=self._init.get("coefficients", ()),
+        )  # fmt: skip
+        m.submodules.bias = bias = FillMemory(
+            width=config.bias_bits * lanes, depth=config.depthwise_scale_depth,
+            select=self._select["depthwise_bias"], init=self._init.get("depthwise_bias", ()),
+        )  # fmt: skip
+        scale_bits = config.multiplier_bits + 5
+        m.submodules.scale = scale = FillMemory(
+            width=scale_bits * lanes, depth=config.depthwise_scale_depth,
+            select=self._select["depthwise_scale"], init=self._init.get("depthwise_scale", ()),
+        )  # fmt: skip
+        at_bias = delay(m, "scale", self.scale, DepthwiseLane.latency)
+        m.d.comb += [memory.fill.eq(self.fill) for memory in (coefficients, bias, scale)]
+        m.d.comb += [
+            coefficients.r_addr.eq(self.coefficient),
+            bias.r_addr.eq(at_bias),
+            scale.r_addr.eq(delay(m, "multiplier", at_bias, Requantiser.scale_delay)),
+        ]
+        m.submodules.activation = activation = Activation(lanes=lanes)
+        weights = data.View(data.ArrayLayout(data.ArrayLayout(signed(8), TAPS), lanes), coefficients.r_data)
+        for n, requantiser in enumerate(self._requantisers):
+            m.submodules[f"requantiser_{n}"] = requantiser
+            lane = m.submodules[f"lane_{n}"] = DepthwiseLane(
+                accumulator_bits=config.depthwise_accumulator_bits, primitives=config.primitives
+            )
+            m.d.comb += [lane.window[tap].eq(self.window[tap][n]) for tap in range(TAPS)]
+            m.d.comb += [
+                lane.weights.eq(weights[n]), lane.first.eq(self.first),
+                requantiser.acc.eq(lane.acc),
+                requantiser.bias.eq(bias.r_data[n * config.bias_bits :][: config.bias_bits]),
+                Cat(requantiser.multiplier, requantiser.shift).eq(scale.r_data[n * scale_bits :][:scale_bits]),
+                activation.i[n].eq(requantiser.o),
+            ]  # fmt: skip
+        m.d.comb += [
+            activation.bounds.eq(self.bounds),
+            self.o.eq(activation.o),
+            self.o_valid.eq(delay(m, "valid", self.valid & self.last, self.latency, reset_less=False)),
+            self.o_end.eq(delay(m, "end", self.end, self.latency)),
+        ]
+        return m

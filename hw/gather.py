@@ -1,0 +1,84 @@
+"""Gather: windows as the array wants them for standard and pointwise convolutions."""
+
+from amaranth import Array, Cat, Const, Module, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.config import TAPS, WINDOW, CoreConfig
+from hw.delay import delay
+from hw.jobs import WindowMode
+from hw.window import WindowControl
+
+__all__ = ["Gather"]
+
+
+class Gather(wiring.Component):
+    """Passes on a window's taps one feature word at a time (wide), or its few channels packed (narrow).
+
+    Wide: ``o``'s first feature word is tap number ``control.beat``. Narrow, with C channels: the window's 9 x C bytes
+    in order of row, column, channel; ``o`` is the patch word number ``control.beat`` of them. A narrow tensor may use
+    only half of every feature word for a row: ``control.high_half`` says which. Latency 2 cycles, one transfer a
+    cycle, no stall; ``o_valid`` is 0 after reset.
+
+    Parameters
+    ----------
+    config : CoreConfig
+    """
+
+    latency = 2
+
+    def __init__(self, config: CoreConfig):
+        self._config = config
+        super().__init__(
+            {
+                "window": In(data.ArrayLayout(config.word_bits, TAPS)),
+                "valid": In(1),
+                "control": In(WindowControl),
+                "mode": In(WindowMode),
+                "channels": In(2),
+                "o": Out(8 * config.array_rows),
+                "o_valid": Out(1),
+                "o_end": Out(1),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        tap = Signal(config.word_bits, reset_less=True)
+        m.d.sync += tap.eq(Array(self.window[n] for n in range(TAPS))[self.control.beat[:4]])
+
+        half = max(1, config.lanes // 2)
+        most = config.narrow_channels
+        bytes_ = []
+        for t in range(TAPS):
+            word = self.window[t]
+            lanes = []
+            for c in range(most):
+                byte = Signal(8, name=f"tap_{t}_{c}")
+                m.d.comb += byte.eq(word[8 * c :][:8])
+                if c < half and half + c < config.lanes and config.lanes % 2 == 0:
+                    with m.If(self.control.high_half[t // WINDOW]):
+                        m.d.comb += byte.eq(word[8 * (half + c) :][:8])
+                lanes.append(byte)
+            bytes_.append(lanes)
+        packed = Signal(8 * TAPS * most, reset_less=True)
+        orders = [Cat(bytes_[t][c] for t in range(TAPS) for c in range(n)) for n in range(1, most + 1)]
+        with m.Switch(self.channels):
+            for n, order in enumerate(orders):
+                with m.Case(n):
+                    m.d.sync += packed.eq(order)
+        beat = delay(m, "beat", self.control.beat, 1)
+        width = 8 * config.array_rows
+        padded = Cat(packed, Const(0, -len(packed) % width))
+        pieces = Array(padded[n : n + width] for n in range(0, len(padded), width))
+        narrow = self.mode == WindowMode.NARROW
+        with m.If(narrow):
+            m.d.sync += self.o.eq(pieces[beat])
+        with m.Else():
+            m.d.sync += self.o.eq(tap)
+        m.d.comb += [
+            self.o_valid.eq(delay(m, "valid", self.valid, self.latency, reset_less=False)),
+            self.o_end.eq(delay(m, "end", self.control.end, self.latency)),
+        ]
+        return m

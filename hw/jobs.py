@@ -1,0 +1,98 @@
+"""Job words: what the sequencers read from their memories, one word a layer or a row.
+
+Counts are stored less one. The plan writes these words, the engines obey them.
+"""
+
+from amaranth import unsigned, signed
+from amaranth.lib import data, enum
+
+from hw.config import WINDOW, CoreConfig
+from hw.requantise import ActivationBounds
+
+__all__ = ["JobKind", "WindowMode", "array_job", "layer_job", "row_job", "window_job_bits"]
+
+
+class JobKind(enum.Enum, shape=1):
+    """First bit of a window job."""
+
+    ROW = 0
+    LAYER = 1
+
+
+class WindowMode(enum.Enum, shape=2):
+    """What becomes of a window: products and sums per channel, its taps one after another, or its bytes packed."""
+
+    DEPTHWISE = 0
+    WIDE = 1
+    NARROW = 2
+
+
+def _index(depth):
+    return unsigned(max(1, (depth - 1).bit_length()))
+
+
+def layer_job(config: CoreConfig) -> data.StructLayout:
+    """What holds for all rows of a layer, for the window generator."""
+    address = unsigned(config.address_bits)
+    return data.StructLayout(
+        {
+            "kind": JobKind,
+            "mode": WindowMode,
+            "beats": 6,  # cycles a window is held: taps to pass on (wide), patch words to fill (narrow), 1
+            "channels": 2,  # of a narrow tensor
+            "groups": 9,  # channel groups of a pixel
+            "tiles_x": 4,  # windows side by side that cover the kernel
+            "tiles_y": 4,
+            "stride": 1,  # across
+            "width": 10,  # of the source tensor, not less one
+            "height": 10,
+            "pixels": 10,  # in a row of results
+            "x": signed(11),  # of the first window's left column
+            "column_base": address,  # of that column's group of three
+            "column_residue": 2,  # that column modulo 3
+            "column_pitch": address,  # words from a group of three columns to the next
+            "row_pitch": address,  # words from a group of three rows to the next
+            "pad": signed(8),
+            "patch_words": 9,  # not less one
+            "coefficients": _index(config.coefficient_depth),
+            "scales": _index(config.depthwise_scale_depth),
+            "bounds": ActivationBounds,
+        }
+    )
+
+
+def row_job(config: CoreConfig) -> data.StructLayout:
+    """One row of results, for the window generator."""
+    return data.StructLayout(
+        {
+            "kind": JobKind,
+            "written": 16,  # rows that the array must have written, modulo 2**16
+            "row_base": data.ArrayLayout(config.address_bits, WINDOW),  # for rows 0, 1, 2 modulo 3
+            "row_residue": 2,  # the first row modulo 3
+            "high_half": WINDOW,  # whether row 0, 1, 2 of the window lies in the high half of narrow words
+            "y": signed(11),  # of the window's top row
+        }
+    )
+
+
+def window_job_bits(config: CoreConfig) -> int:
+    """Width of the window generator's job memory."""
+    return max(layer_job(config).size, row_job(config).size)
+
+
+def array_job(config: CoreConfig) -> data.StructLayout:
+    """One row of results, for the array and for what writes them."""
+    return data.StructLayout(
+        {
+            "pixels": 10,
+            "words": 8,  # patch words of a pixel
+            "groups": 9,  # output groups
+            "weights": _index(config.weight_depth),
+            "scales": _index(config.scale_depth),
+            "address": config.address_bits,  # of the row's first word
+            "column_pitch": config.address_bits,
+            "row_residue": 2,
+            "last": 1,  # of the inference
+            "bounds": ActivationBounds,
+        }
+    )

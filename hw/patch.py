@@ -1,0 +1,70 @@
+"""Patch buffer: the activations of the next pixels, between what gathers them and the array."""
+
+from amaranth import Cat, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
+from amaranth.lib.wiring import In, Out
+
+from hw.config import CoreConfig
+
+__all__ = ["PatchBuffer"]
+
+
+class PatchBuffer(wiring.Component):
+    """A ring of patches: all the activations that one pixel of results takes, in words of K bytes.
+
+    A write is either one feature word, which joins the ones before it until a patch word is full, or (``full``) a
+    whole patch word. ``end`` closes the patch: what is left of its last word is not written, and meets weights of 0.
+    ``arrived`` pulses when a patch is complete; it may be read from the next cycle on. ``r_data`` is word ``r_addr``
+    of two cycles before. There is no flow control here: the writer reserves room, the reader counts arrivals.
+
+    Parameters
+    ----------
+    config : CoreConfig
+    """
+
+    def __init__(self, config: CoreConfig):
+        self._config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "valid": In(1),
+                "full": In(1),
+                "end": In(1),
+                "data": In(8 * config.array_rows),
+                "arrived": Out(1),
+                "r_addr": In(range(config.patch_depth)),
+                "r_data": Out(8 * config.array_rows),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config = self._config
+        place = Signal(config.words, init=1)  # one-hot: where in the patch word the next feature word goes
+        address = Signal.like(self.r_addr)
+        enable = Signal(config.words)
+        m.d.comb += enable.eq(self.valid.replicate(config.words) & (place | self.full.replicate(config.words)))
+        with m.If(self.valid):
+            with m.If(self.end | self.full | place[-1]):
+                m.d.sync += [place.eq(1), address.eq(address + 1)]
+            with m.Else():
+                m.d.sync += place.eq(place << 1)
+        with m.If(self.start):
+            m.d.sync += [place.eq(1), address.eq(0)]
+        m.d.sync += self.arrived.eq(self.valid & self.end)
+        words = []
+        for n in range(config.words):
+            memory = Memory(shape=config.word_bits, depth=config.patch_depth, init=[])
+            m.submodules[f"memory_{n}"] = memory
+            write, read = memory.write_port(), memory.read_port()
+            this = self.data[n * config.word_bits :][: config.word_bits]
+            m.d.comb += [write.addr.eq(address), write.en.eq(enable[n]), read.addr.eq(self.r_addr), read.en.eq(1)]
+            with m.If(self.full):
+                m.d.comb += write.data.eq(this)
+            with m.Else():
+                m.d.comb += write.data.eq(self.data[: config.word_bits])
+            words.append(read.data)
+        m.d.sync += self.r_data.eq(Cat(words))
+        return m
+

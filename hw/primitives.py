@@ -1,0 +1,128 @@
+"""Vendor primitives, each behind a portable twin.
+
+Every component that uses one takes ``primitives``: ``"ecp5"`` instantiates the vendor's cell, ``"portable"`` writes
+the same arithmetic in plain Amaranth, which simulates anywhere. The tests hold the two against each other.
+"""
+
+from amaranth import C, Cat, ClockSignal, Instance, Module, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+__all__ = ["PRIMITIVES", "Multiplier", "adder_tree", "gated_add", "gated_subtract"]
+
+PRIMITIVES = ("portable", "ecp5")
+
+
+def check_primitives(primitives):
+    """Raise ValueError unless ``primitives`` is known."""
+    if primitives not in PRIMITIVES:
+        raise ValueError(f"primitives must be one of {', '.join(PRIMITIVES)}, not {primitives!r}")
+
+
+class Multiplier(wiring.Component):
+    """``p = a * b``, signed, registered three times: inputs, product, output.
+
+    Latency 3 cycles, one product a cycle, no stall, no reset. On ECP5 it is one MULT18X18D with its own registers.
+
+    Parameters
+    ----------
+    a_bits, b_bits : int
+        Operand widths, at most 18.
+    primitives : str
+        ``portable`` or ``ecp5``.
+    """
+
+    def __init__(self, *, a_bits, b_bits, primitives):
+        if not (1 <= a_bits <= 18 and 1 <= b_bits <= 18):
+            raise ValueError(f"operands must have 1 to 18 bits, not {a_bits} and {b_bits}")
+        check_primitives(primitives)
+        self._primitives = primitives
+        super().__init__(
+            {"a": In(signed(a_bits)), "b": In(signed(b_bits)), "p": Out(signed(a_bits + b_bits))}
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        if self._primitives == "portable":
+            a, b = Signal.like(self.a, reset_less=True), Signal.like(self.b, reset_less=True)
+            product = Signal.like(self.p, reset_less=True)
+            m.d.sync += [a.eq(self.a), b.eq(self.b), product.eq(a * b), self.p.eq(product)]
+            return m
+        a, b, p = Signal(signed(18)), Signal(signed(18)), Signal(36)
+        m.d.comb += [a.eq(self.a), b.eq(self.b), self.p.eq(p)]
+        registers = {f"p_REG_{r}_CLK": "CLK0" for r in ("INPUTA", "INPUTB", "PIPELINE", "OUTPUT")}
+        m.submodules.mult18x18d = Instance(
+            "MULT18X18D",
+            **registers,
+            **{f"i_A{n}": a[n] for n in range(18)},
+            **{f"i_B{n}": b[n] for n in range(18)},
+            **{f"o_P{n}": p[n] for n in range(36)},
+            i_CLK0=ClockSignal(), i_CE0=C(1), i_RST0=C(0), i_SIGNEDA=C(1), i_SIGNEDB=C(1),
+            i_SOURCEA=C(0), i_SOURCEB=C(0),
+        )  # fmt: skip
+        return m
+
+
+def _carry_chain(m, name, a, x, b, y, *, init, carry_in, width):
+    """Instantiate CCU2C cells, two bits each, and return their sum bits."""
+    total = Signal(width + width % 2, name=f"{name}_sum")
+    carry = C(carry_in, 1)
+    for low in range(0, width, 2):
+        out = Signal(name=f"{name}_carry_{low}")
+        pins = {}
+        for half in (0, 1):
+            bit = min(low + half, width - 1)
+            pins |= {f"i_A{half}": a[bit], f"i_B{half}": x, f"i_C{half}": b[bit], f"i_D{half}": y}
+            pins |= {f"o_S{half}": total[low + half]}
+        m.submodules[f"{name}_{low}"] = Instance(
+            "CCU2C", p_INIT0=C(init, 16), p_INIT1=C(init, 16), p_INJECT1_0="NO", p_INJECT1_1="NO",
+            i_CIN=carry, o_COUT=out, **pins,
+        )  # fmt: skip
+        carry = out
+    return total[:width].as_signed()
+
+
+def _extend(value, width):
+    """``value``, signed or not, as ``width`` bits."""
+    value = value if value.shape().signed else Cat(value, C(0, 1)).as_signed()
+    return Cat(value, value[-1].replicate(max(width - len(value), 0)))[:width]
+
+
+def gated_add(m, name, a, x, b, y, *, width, primitives):
+    """``(a if x else 0) + (b if y else 0)`` modulo ``2**width``, signed; combinational, one LUT4 a bit on ECP5."""
+    if primitives == "portable":
+        total = Signal(signed(width), name=f"{name}_sum")
+        m.d.comb += total.eq((_extend(a, width) & x.replicate(width)) + (_extend(b, width) & y.replicate(width)))
+        return total
+    return _carry_chain(m, name, _extend(a, width), x, _extend(b, width), y, init=0x7888, carry_in=0, width=width)
+
+
+def gated_subtract(m, name, a, x, b, y, *, width, primitives):
+    """``(b if y else 0) - (a if x else 0)`` modulo ``2**width``, signed; combinational, one LUT4 a bit on ECP5."""
+    if primitives == "portable":
+        total = Signal(signed(width), name=f"{name}_sum")
+        m.d.comb += total.eq((_extend(b, width) & y.replicate(width)) - (_extend(a, width) & x.replicate(width)))
+        return total
+    return _carry_chain(m, name, _extend(a, width), x, _extend(b, width), y, init=0x8777, carry_in=1, width=width)
+
+
+def adder_tree(m, name, operands):
+    """Sum signed ``operands`` pairwise, a register after every level.
+
+    Returns
+    -------
+    (Signal, int)
+        The sum, wide enough never to overflow, and its latency in cycles: the logarithm of the number of operands,
+        rounded up. Registers have no reset.
+    """
+    level = 0
+    while len(operands) > 1:
+        level += 1
+        pairs = [operands[i : i + 2] for i in range(0, len(operands), 2)]
+        operands = []
+        for index, pair in enumerate(pairs):
+            shape = sum(pair[1:], pair[0]).shape() if len(pair) == 2 else pair[0].shape()
+            total = Signal(shape, name=f"{name}_{level}_{index}", reset_less=True)
+            m.d.sync += total.eq(sum(pair[1:], pair[0]))
+            operands.append(total)
+    return operands[0], level

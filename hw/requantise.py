@@ -1,0 +1,187 @@
+"""Exact requantisation: int32 accumulators to int8, as TensorFlow Lite's reference kernels do it."""
+
+from amaranth import Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.primitives import check_primitives, gated_add, gated_subtract
+
+__all__ = ["Activation", "ActivationBounds", "Requantiser"]
+
+#: Half a unit of the output is the last bit of the shifter; anything that leaves 11 bits there is clamped anyway.
+_SHIFTED_BITS = 11
+
+
+class ActivationBounds(data.Struct):
+    """Zero point of a layer's output, and the bounds of its activation function."""
+
+    zero_point: signed(8)
+    lo: signed(8)
+    hi: signed(8)
+
+
+class Requantiser(wiring.Component):
+    """``o = round(round((acc + bias) * multiplier / 2**31) / 2**shift)``, rounded twice as TFLite does.
+
+    The inner rounding takes halves up, the outer one away from zero. Golden model:
+    ``sim.golden.multiply_by_quantized_multiplier``. ``o`` saturates to -512..512, which no int8 output can tell from
+    the true value: :class:`Activation` follows.
+
+    ``bias`` belongs to the ``acc`` of the same cycle; ``multiplier`` and ``shift`` are taken two cycles later, when
+    the sum has been saturated. Latency :attr:`latency` cycles, one result a cycle, no stall, no reset.
+
+    Parameters
+    ----------
+    accumulator_bits, bias_bits : int
+        Widths of the signed inputs.
+    window_bits : int
+        ``acc + bias`` saturates to this many bits (even, at most 32). Whoever sizes it vouches that the clamp decides
+        beyond it: then saturating first is exact, and the multiplier is smaller.
+    multiplier_bits : int
+        31, or more to fold left shifts into the multiplier.
+    primitives : str
+        ``portable`` or ``ecp5``.
+    """
+
+    #: Cycles from ``acc`` to the moment its multiplier and shift are taken.
+    scale_delay = 2
+
+    def __init__(self, *, accumulator_bits, bias_bits, window_bits, multiplier_bits, primitives):
+        if window_bits % 2 or not 4 <= window_bits <= 32:
+            raise ValueError(f"window_bits must be even and in 4..32, not {window_bits}")
+        if multiplier_bits < 31:
+            raise ValueError(f"multiplier_bits must be at least 31, not {multiplier_bits}")
+        check_primitives(primitives)
+        self._window_bits, self._primitives = window_bits, primitives
+        operands = window_bits // 2 + 1
+        self.latency = 2 + 1 + (operands - 1).bit_length() + 4
+        super().__init__(
+            {
+                "acc": In(signed(accumulator_bits)),
+                "bias": In(signed(bias_bits)),
+                "multiplier": In(multiplier_bits),
+                "shift": In(5),
+                "o": Out(signed(_SHIFTED_BITS)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        window = self._window_bits
+        total = Signal((self.acc + self.bias).shape(), reset_less=True)
+        x = Signal(signed(window), reset_less=True)
+        m.d.sync += total.eq(self.acc + self.bias)
+        m.d.sync += x.eq(_saturate(m, total, window, "saturated"))
+
+        # Partial products, two bits of x each; the top one subtracts, for x is signed.
+        width = len(self.multiplier) + 3
+        operands = []
+        for bit in range(0, window, 2):
+            name, gates = f"row_{bit}", dict(width=width, primitives=self._primitives)
+            once, twice = self.multiplier, Cat(Const(0, 1), self.multiplier)
+            if bit < window - 2:
+                row = gated_add(m, name, once, x[bit], twice, x[bit + 1], **gates)
+            else:
+                row = gated_subtract(m, name, twice, x[bit + 1], once, x[bit], **gates)
+            operand = Signal(signed(width), name=f"product_{bit}", reset_less=True)
+            m.d.sync += operand.eq(row)
+            operands.append((operand, bit))
+        # Adds 2**30, which rounds half up, or 2**30 - 2**31 for a negative x, which makes the later rounding of
+        # halves upward a rounding away from zero; where nothing is shifted out there is no later rounding.
+        nudge = Signal(signed(2), init=1, reset_less=True)
+        shift = Signal.like(self.shift, reset_less=True)
+        m.d.sync += [nudge[1].eq(x[-1] & (self.shift != 0)), shift.eq(self.shift)]
+        operands.append((nudge, 30))
+        product, levels = _weighted_sum(m, operands)
+        for level in range(levels):
+            delayed = Signal.like(shift, name=f"shift_{level}", reset_less=True)
+            m.d.sync += delayed.eq(shift)
+            shift = delayed
+
+        doubled = Cat(Const(0, 1), product[31:]).as_signed()
+        coarse = Signal(doubled.shape(), reset_less=True)
+        fine = Signal(doubled.shape(), reset_less=True)
+        low = Signal(3, reset_less=True)
+        clipped = Signal(signed(_SHIFTED_BITS), reset_less=True)
+        m.d.sync += [
+            coarse.eq(doubled >> (shift & 0b11000)),
+            low.eq(shift),
+            fine.eq(coarse >> low),
+            clipped.eq(_saturate(m, fine, _SHIFTED_BITS, "clipped")),
+            self.o.eq((clipped >> 1) + clipped[:1]),
+        ]
+        return m
+
+
+def _saturate(m, value, bits, name):
+    """``value`` limited to a signed number of ``bits`` bits."""
+    if len(value) <= bits:
+        return value
+    result = Signal(signed(bits), name=name)
+    top = value[bits - 1 :]
+    inside = top.all() | ~top.any()
+    m.d.comb += result.eq(Mux(inside, value[:bits], Cat((~value[-1]).replicate(bits - 1), value[-1])))
+    return result
+
+
+def _weighted_sum(m, operands):
+    """Sum (signed value, weight exponent) pairs in a tree with a register a level; returns (sum, levels).
+
+    Low bits that only one operand has pass by the adders.
+    """
+    levels = 0
+    while len(operands) > 1:
+        levels += 1
+        following = []
+        for index in range(0, len(operands), 2):
+            pair = operands[index : index + 2]
+            value, exponent = pair[0]
+            if len(pair) == 2:
+                other, other_exponent = pair[1]
+                low = other_exponent - exponent
+                value = Cat(value[:low], (value >> low) + other).as_signed()
+            register = Signal(value.shape(), name=f"sum_{levels}_{index}", reset_less=True)
+            m.d.sync += register.eq(value)
+            following.append((register, exponent))
+        operands = following
+    return operands[0][0], levels
+
+
+class Activation(wiring.Component):
+    """``o = clamp(i + zero_point, lo, hi)`` on several lanes.
+
+    Latency 2 cycles, one transfer a cycle, no stall, no reset. ``bounds`` belong to the ``i`` of the same cycle.
+    Golden model: the last line of ``sim.golden``'s requantisation.
+
+    Parameters
+    ----------
+    lanes : int
+        How many values share the bounds.
+    """
+
+    latency = 2
+
+    def __init__(self, *, lanes):
+        super().__init__(
+            {
+                "i": In(data.ArrayLayout(signed(_SHIFTED_BITS), lanes)),
+                "bounds": In(ActivationBounds),
+                "o": Out(data.ArrayLayout(signed(8), lanes)),
+            }
+        )
+        self._lanes = lanes
+
+    def elaborate(self, platform):
+        m = Module()
+        bounds = Signal(ActivationBounds, reset_less=True)
+        m.d.sync += bounds.eq(self.bounds)
+        for lane in range(self._lanes):
+            moved = Signal(signed(_SHIFTED_BITS + 1), name=f"moved_{lane}", reset_less=True)
+            m.d.sync += moved.eq(self.i[lane] + self.bounds.zero_point)
+            with m.If(moved < bounds.lo):
+                m.d.sync += self.o[lane].eq(bounds.lo)
+            with m.Elif(moved > bounds.hi):
+                m.d.sync += self.o[lane].eq(bounds.hi)
+            with m.Else():
+                m.d.sync += self.o[lane].eq(moved)
+        return m

@@ -1,0 +1,233 @@
+"""Window generator: walks a tensor in the feature memory and shows 3 x 3 positions of it a cycle."""
+
+from amaranth import Array, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.config import BANKS, TAPS, WINDOW, CoreConfig
+from hw.delay import delay
+from hw.jobs import JobKind, layer_job, row_job, window_job_bits
+from hw.loops import Loop
+from hw.memory import FillMemory
+from hw.requantise import ActivationBounds
+
+__all__ = ["WindowControl", "WindowGenerator"]
+
+
+class WindowControl(data.Struct):
+    """What goes with a window on its way."""
+
+    beat: unsigned(6)
+    high_half: unsigned(WINDOW)
+    first: unsigned(1)  # of the windows that cover a kernel
+    last: unsigned(1)
+    end: unsigned(1)  # last of the patch
+
+
+class WindowGenerator(wiring.Component):
+    """Shows the windows that the job words ask for, one a cycle, :attr:`latency` cycles after it issues them.
+
+    A tensor lies in nine banks by row and column modulo 3, so that any 3 x 3 positions come in one access. For each
+    pixel of a row of results it goes through the channel groups, and in each through the windows (``tiles``) that
+    cover the kernel, each held for ``beats`` cycles. Positions outside the tensor read as ``pad``.
+
+    A row waits until the array has written the rows it needs; a pixel waits until its patch fits the patch buffer
+    (``freed`` gives words back); a layer waits until everything before it has left the pipeline. Nothing else stalls.
+
+    Parameters
+    ----------
+    config : CoreConfig
+    drain_cycles : int
+        Cycles from the issue of a window until its bytes are in the patch buffer, at most.
+    """
+
+    #: Cycles from issue to window.
+    latency = 5 + FillMemory.latency
+
+    def __init__(self, config: CoreConfig, *, drain_cycles):
+        self._config, self._drain_cycles = config, drain_cycles
+        super().__init__(
+            {
+                "start": In(1),
+                "jobs": In(stream.Signature(window_job_bits(config))),
+                "rows_written": In(16),
+                "freed": In(9),
+                "r_addr": Out(data.ArrayLayout(config.address_bits, BANKS)),
+                "r_data": In(data.ArrayLayout(config.word_bits, BANKS)),
+                "peek": In(1),
+                "peek_address": In(config.address_bits),
+                "peek_row": In(2),
+                "peek_column": In(2),
+                "window": Out(data.ArrayLayout(config.word_bits, TAPS)),
+                "valid": Out(1),
+                "control": Out(WindowControl),
+                "coefficient": Out(range(config.coefficient_depth)),
+                "scale": Out(range(config.depthwise_scale_depth)),
+                "layer": Out(layer_job(config)),
+                "bounds": Out(ActivationBounds),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config, layer = self._config, self.layer
+        m.d.comb += self.bounds.eq(layer.bounds)
+        next_layer = data.View(layer_job(config), self.jobs.payload[: layer_job(config).size])
+        next_row = data.View(row_job(config), self.jobs.payload[: row_job(config).size])
+
+        # Which job begins.
+        running, drained, enough = Signal(), Signal(init=1), Signal()
+        take_layer, take_row = Signal(), Signal()
+        behind = Signal(signed(16))
+        m.d.comb += [
+            behind.eq(self.rows_written - next_row.written),
+            enough.eq(~behind[-1]),
+            take_layer.eq(self.jobs.valid & ~running & (next_layer.kind == JobKind.LAYER) & drained),
+            take_row.eq(self.jobs.valid & ~running & (next_layer.kind == JobKind.ROW) & enough),
+            self.jobs.ready.eq(take_layer | take_row),
+        ]
+        with m.If(take_layer):
+            m.d.sync += layer.eq(next_layer)
+
+        # Pixels begin while there is room: ``spare`` is the room left once this pixel's patch is written.
+        spare = Signal(signed(config.patch_depth.bit_length() + 2))
+        pixel_begins, issue = Signal(), Signal()
+        m.d.comb += issue.eq(running & ~(pixel_begins & spare[-1]))
+        change = Signal(signed(len(layer.patch_words) + 1))
+        with m.If(take_layer):
+            m.d.comb += change.eq(layer.patch_words - next_layer.patch_words)
+        with m.Elif(issue & pixel_begins):
+            m.d.comb += change.eq(-layer.patch_words)
+        m.d.sync += spare.eq(spare + self.freed + change)
+        with m.If(self.start):
+            m.d.sync += [spare.eq(config.patch_depth), layer.patch_words.eq(0)]
+
+        loops = {}
+        advance = issue
+        for name, limit in {
+            "beat": layer.beats, "tile_x": layer.tiles_x, "tile_y": layer.tiles_y,
+            "group": layer.groups, "pixel": layer.pixels,
+        }.items():  # fmt: skip
+            loop = loops[name] = Loop(m, name, limit=limit, load=take_row, load_limit=limit, advance=advance)
+            advance = loop.ends
+        tile, line, group, pixel, row = (loops[n].ends for n in ("beat", "tile_x", "tile_y", "group", "pixel"))
+        with m.If(take_row):
+            m.d.sync += [running.eq(1), pixel_begins.eq(1)]
+        with m.Elif(issue):
+            m.d.sync += [running.eq(~row), pixel_begins.eq(pixel)]
+        with m.If(self.start):
+            m.d.sync += running.eq(0)
+        since = Signal(range(self._drain_cycles + 1))
+        with m.If(issue):
+            m.d.sync += [since.eq(self._drain_cycles), drained.eq(0)]
+        with m.Elif(~drained):
+            m.d.sync += [since.eq(since - 1), drained.eq(since == 1)]
+
+        # Where the window stands: across ...
+        address = unsigned(config.address_bits)
+        x, x_pixel = Signal(signed(11)), Signal(signed(11))
+        base, base_pixel = Signal(address), Signal(address)
+        residue = Signal(2)
+        stepped = Signal(3)
+        m.d.comb += stepped.eq(residue + 1 + layer.stride)
+        x_next, base_next = Signal.like(x), Signal.like(base)
+        m.d.comb += [
+            x_next.eq(x_pixel + 1 + layer.stride),
+            base_next.eq(base_pixel + Mux(stepped >= WINDOW, layer.column_pitch, 0)),
+        ]
+        with m.If(take_row):
+            m.d.sync += [
+                x.eq(layer.x), x_pixel.eq(layer.x), residue.eq(layer.column_residue),
+                base.eq(layer.column_base), base_pixel.eq(layer.column_base),
+            ]  # fmt: skip
+        with m.Elif(pixel):
+            m.d.sync += [
+                x.eq(x_next), x_pixel.eq(x_next), base.eq(base_next), base_pixel.eq(base_next),
+                residue.eq(Mux(stepped >= WINDOW, stepped - WINDOW, stepped)),
+            ]  # fmt: skip
+        with m.Elif(line):
+            m.d.sync += [x.eq(x_pixel), base.eq(base_pixel)]
+        with m.Elif(tile):
+            m.d.sync += [x.eq(x + WINDOW), base.eq(base + layer.column_pitch)]
+        # ... down ...
+        row_now = Signal(row_job(config))
+        y = Signal(signed(11))
+        rows = Signal(data.ArrayLayout(address, WINDOW))
+        with m.If(take_row):
+            m.d.sync += [row_now.eq(next_row), y.eq(next_row.y), rows.eq(next_row.row_base)]
+        with m.Elif(group):
+            m.d.sync += [y.eq(row_now.y), rows.eq(row_now.row_base)]
+        with m.Elif(line):
+            m.d.sync += [y.eq(y + WINDOW), *(rows[r].eq(rows[r] + layer.row_pitch) for r in range(WINDOW))]
+        # ... and in depth.
+        offset = Signal(address)
+        coefficient, scale = Signal.like(self.coefficient), Signal.like(self.scale)
+        first = Signal()
+        with m.If(take_row | pixel):
+            m.d.sync += [offset.eq(0), coefficient.eq(layer.coefficients), scale.eq(layer.scales), first.eq(1)]
+        with m.Elif(group):
+            m.d.sync += [offset.eq(offset + 1), coefficient.eq(coefficient + 1), scale.eq(scale + 1), first.eq(1)]
+        with m.Elif(tile):
+            m.d.sync += [coefficient.eq(coefficient + 1), first.eq(0)]
+        beat = Signal.like(layer.beats)
+        with m.If(take_row | tile):
+            m.d.sync += beat.eq(0)
+        with m.Elif(issue):
+            m.d.sync += beat.eq(beat + 1)
+
+        # Addresses: column, plus channel group, plus row. Banks whose residue comes before the window's first
+        # column (or row) hold the following group of three.
+        column = Signal(data.ArrayLayout(address, WINDOW), reset_less=True)
+        column_group = Signal(data.ArrayLayout(address, WINDOW), reset_less=True)
+        for c in range(WINDOW):
+            m.d.sync += [
+                column[c].eq(base + Mux(c < residue, layer.column_pitch, 0)),
+                column_group[c].eq(column[c] + delay(m, f"offset_{c}", offset, 1)),
+            ]
+        row_address = delay(m, "row_address", rows.as_value(), 2)
+        for r in range(WINDOW):
+            for c in range(WINDOW):
+                at = self.r_addr[WINDOW * r + c]
+                this = row_address[r * config.address_bits :][: config.address_bits]
+                m.d.sync += at.eq(this + column_group[c])
+                with m.If(self.peek):
+                    m.d.sync += at.eq(self.peek_address)
+
+        # Which positions lie inside the tensor.
+        inside_y, inside_x = Signal(WINDOW, reset_less=True), Signal(WINDOW, reset_less=True)
+        for n in range(WINDOW):
+            at_y, at_x = (Signal(unsigned(11), name=f"at_{d}_{n}", reset_less=True) for d in "yx")
+            m.d.sync += [
+                at_y.eq(y + n), inside_y[n].eq(at_y < layer.height),
+                at_x.eq(x + n), inside_x[n].eq(at_x < layer.width),
+            ]  # fmt: skip
+
+        # Banks to window positions.
+        data_stage = 3 + FillMemory.latency
+        turn_y = Mux(self.peek, self.peek_row, delay(m, "turn_y", row_now.row_residue, data_stage))
+        turn_x = Mux(self.peek, self.peek_column, delay(m, "turn_x", residue, data_stage + 1))
+        turned = Signal(data.ArrayLayout(config.word_bits, TAPS), reset_less=True)
+        kept_y = delay(m, "kept_y", inside_y, data_stage - 1)
+        kept_x = delay(m, "kept_x", inside_x, data_stage - 1)
+        pad = layer.pad.as_unsigned().replicate(config.lanes)
+        for i in range(WINDOW):
+            for j in range(WINDOW):
+                banks = Array(self.r_data[WINDOW * ((r + i) % WINDOW) + j] for r in range(WINDOW))
+                m.d.sync += turned[WINDOW * i + j].eq(banks[turn_y])
+                words = Array(turned[WINDOW * i + (c + j) % WINDOW] for c in range(WINDOW))
+                with m.If(kept_y[i] & kept_x[j] | self.peek):
+                    m.d.sync += self.window[WINDOW * i + j].eq(words[turn_x])
+                with m.Else():
+                    m.d.sync += self.window[WINDOW * i + j].eq(pad)
+
+        control = Signal(WindowControl)
+        m.d.comb += [
+            control.beat.eq(beat), control.high_half.eq(row_now.high_half),
+            control.first.eq(first), control.last.eq(loops["tile_x"].last & loops["tile_y"].last),
+            control.end.eq(pixel),
+            self.control.eq(delay(m, "control", control.as_value(), self.latency)),
+            self.valid.eq(delay(m, "valid", issue, self.latency, reset_less=False)),
+            self.coefficient.eq(delay(m, "coefficient", coefficient, self.latency - FillMemory.latency)),
+            self.scale.eq(delay(m, "scale", scale, self.latency - FillMemory.latency)),
+        ]  # fmt: skip
+        return m
