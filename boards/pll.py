@@ -86,7 +86,7 @@ class PLL:
         return float(self.clock_hz) / 1e6
 
     @property
-    def dividers(self) -> dict[str, int]:
+    def parameters(self) -> dict[str, int]:
         """The parameters of EHXPLLL that differ from clock to clock; phases are those of an unshifted output."""
         return {
             "CLKI_DIV": self.input_divider,

@@ -1,0 +1,366 @@
+"""From a plan to a bitstream: core and top in Verilog, Yosys, nextpnr-ecp5, ecppack.
+
+The design is placed and routed once (a seed), for the clock that the plan expects. Then the PLL is set to the fastest
+clock that the routed design meets, up or down: its dividers are the only bits in which two clocks differ (the serial
+port runs from the board's oscillator), so nothing has to be routed again.
+"""
+
+import json
+import os
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from boards import Board
+from boards.pll import PLL, achievable
+from boards.top import CORE_CLOCK_NET, emit
+from gen import tools
+from gen.errors import GenError
+from gen.inputs import random_inputs
+
+__all__ = ["Routed", "RouterWatch", "Steps", "build", "nextpnr_phase", "retune", "yosys_phase"]
+
+#: Longest that synthesis, or place and route of one seed, may take.
+TOOL_LIMIT_S = 2 * 3600
+
+#: Iterations that the router gets to mend timing once all nets are routed. On a clock that is out of reach it would go
+#: on for ever; when it can be reached, it takes a few.
+TIMING_ITERATIONS = 40
+
+#: What a run leaves in its folder; all of it is removed before the next.
+_PRODUCTS = (
+    "top.bit",
+    "top.v",
+    "core.v",
+    "top.lpf",
+    "top.json",
+    "report.json",
+    "*.log",
+    "seed-*.config",
+    "seed-*.json",
+)
+
+#: nextpnr's names of what report.json counts.
+_CELLS = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "mult": "MULT18X18D", "ebr": "DP16KD"}
+
+
+class Steps:
+    """Names, times and shows the steps of a run on stderr.
+
+    ``seconds`` holds how long each took, by name.
+    """
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+        self._console = Console(stderr=True)
+
+    @contextmanager
+    def step(self, name: str, title: str):
+        """Time a step; yields ``say(text)``, which shows what it is at where stderr is a terminal."""
+        begin = time.monotonic()
+        columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+        with Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bar:
+            task = bar.add_task(title)
+            yield lambda text: bar.update(task, description=f"{title}: {text}")
+        self.seconds[name] = round(time.monotonic() - begin, 2)
+        self._console.print(f"{title}: {self.seconds[name]:.1f} s", markup=False, highlight=False)
+
+
+def yosys_phase(line: str) -> str | None:
+    """What Yosys starts to do at this line of its log, or None."""
+    match = re.match(r"\d[\d.]*\. Executing (.+?)(?: pass| backend| frontend)?(?: \(.*)?\.?$", line.rstrip())
+    return match[1] if match else None
+
+
+def nextpnr_phase(line: str) -> str | None:
+    """What nextpnr does at this line of its log, or None."""
+    for pattern, text in (
+        (r"Info: Packing (.+?)\.\.", "packing {}"),
+        (r"Info:\s+at iteration #(\d+), type ALL", "placing, iteration {}"),
+        (r"Info:\s+at iteration #(\d+): temp", "refining the placement, iteration {}"),
+        (r"Info:\s+iter=(\d+) wires=\d+ overused=(\d+)", "routing, iteration {}, {} wires overused"),
+        (r"Info: Running router1 to check", "checking the routes"),
+    ):
+        if match := re.match(pattern, line):
+            return text.format(*match.groups())
+    return None
+
+
+class RouterWatch:
+    """Looks at nextpnr's log while it routes; calling it with a line ends the tool when mending timing leads nowhere.
+
+    Raises
+    ------
+    StopTool
+        From the call, once the router has gone on for :data:`TIMING_ITERATIONS` after all nets were routed.
+    """
+
+    def __init__(self):
+        self._routed_at = None
+
+    def __call__(self, line: str):
+        match = re.match(r"Info:\s+iter=(\d+) wires=\d+ overused=(\d+)", line)
+        if match is None:
+            return
+        iteration, overused = map(int, match.groups())
+        if self._routed_at is None and overused == 0:
+            self._routed_at = iteration
+        if self._routed_at is not None and iteration - self._routed_at >= TIMING_ITERATIONS:
+            raise tools.StopTool
+
+
+@dataclass(frozen=True)
+class Routed:
+    """One routed design, as nextpnr reports it.
+
+    Parameters
+    ----------
+    seed : int
+        nextpnr's.
+    fmax_mhz : float
+        Fastest clock of the core.
+    resources : dict
+        ``{lut|ff|mult|ebr: {used, available}}``.
+    critical_path : dict
+        ``from``, ``to`` (cell.port), ``delay_ns``, ``logic_ns``, ``routing_ns`` of the core clock's slowest path.
+    """
+
+    seed: int
+    fmax_mhz: float
+    resources: dict[str, dict[str, int]]
+    critical_path: dict[str, str | float]
+
+    @classmethod
+    def from_report(cls, seed: int, report: dict) -> "Routed":
+        """Read nextpnr's ``--report``.
+
+        Raises
+        ------
+        GenError
+            If the core's clock is not in it, or another clock misses its timing.
+        """
+        clock = None
+        for net, result in report["fmax"].items():
+            if net.removeprefix("$glbnet$") == CORE_CLOCK_NET:
+                clock = net
+            elif result["achieved"] < result["constraint"]:
+                raise GenError(f"clock {net} reaches {result['achieved']:.2f} MHz of {result['constraint']:.2f} MHz")
+        if clock is None:
+            raise GenError(f"nextpnr reports no clock {CORE_CLOCK_NET!r}: the core holds no register")
+        edge = f"posedge {clock}"
+        path = next(path["path"] for path in report["critical_paths"] if path["from"] == path["to"] == edge)
+        delay = {"logic": 0.0, "routing": 0.0}
+        for arc in path:
+            delay["routing" if arc["type"] == "routing" else "logic"] += arc["delay"]
+        begin, end = path[0]["from"], path[-1]["to"]
+        utilisation = report["utilization"]
+        return cls(
+            seed=seed,
+            fmax_mhz=report["fmax"][clock]["achieved"],
+            resources={
+                name: {"used": utilisation[cell]["used"], "available": utilisation[cell]["available"]}
+                for name, cell in _CELLS.items()
+            },
+            critical_path={
+                "from": f"{begin['cell']}.{begin['port']}",
+                "to": f"{end['cell']}.{end['port']}",
+                "delay_ns": round(sum(delay.values()), 3),
+                "logic_ns": round(delay["logic"], 3),
+                "routing_ns": round(delay["routing"], 3),
+            },
+        )
+
+
+def retune(config: str, pll: PLL) -> str:
+    """nextpnr's textual configuration with the dividers of its one PLL set to ``pll``.
+
+    Trellis writes a divider as one less than its value, a phase as it is.
+
+    Raises
+    ------
+    ValueError
+        If a word of the PLL is not there exactly once.
+    """
+    for name, value in pll.parameters.items():
+        word = value - 1 if name.endswith("_DIV") else value
+        config, count = re.subn(rf"(?m)^(word: {name} )[01]{{7}}$", rf"\g<1>{word:07b}", config)
+        if count != 1:
+            raise ValueError(f"configuration must hold one PLL, but has {name} {count} times")
+    return config
+
+
+def build(plan, *, directory: Path, verify: bool = True, seeds: int = 1) -> dict:
+    """Make the bitstream of ``plan`` in ``directory``; returns the report, which is written there too.
+
+    Leaves ``top.bit``, ``top.v``, ``core.v``, ``top.lpf``, the tools' logs and ``report.json``. Whatever an earlier run
+    left is removed first, so that a failure leaves no ``top.bit``.
+
+    Parameters
+    ----------
+    plan : Plan
+        Network and board, and the core's Verilog.
+    directory : Path
+        Made if need be.
+    verify : bool
+        Whether to simulate the core's Verilog on one random input first.
+    seeds : int
+        Number of nextpnr seeds to try, as many side by side as there are processors; the fastest design is kept.
+
+    Raises
+    ------
+    GenError
+        If the board exists only for simulation, the simulation differs from the golden model, or a tool fails.
+    """
+    board = plan.board
+    if board.simulation_only:
+        raise GenError(f"board {board.name!r} exists only for simulation and cannot be built; use simulate or check")
+    if seeds < 1:
+        raise GenError(f"seeds must be at least 1, not {seeds}")
+    directory.mkdir(parents=True, exist_ok=True)
+    for pattern in _PRODUCTS:
+        for path in directory.glob(pattern):
+            path.unlink()
+    versions = {tool: tools.version(tool) for tool in ("yosys", "nextpnr-ecp5", "ecppack")}
+
+    steps = Steps()
+    with steps.step("emit", "core's Verilog"):
+        _write(directory / "core.v", plan.verilog())
+    if verify:
+        versions["verilator"] = tools.version("verilator")
+        _verify(plan, directory / "simulation", steps)
+    asked = achievable(board.clock_in_hz, plan.clock_mhz_estimate * 1e6)
+    with steps.step("top", "board's Verilog"):
+        _write(directory / "top.v", tools.rtlil_to_verilog(emit(board, asked).rtlil))
+        _write(directory / "top.lpf", emit(board, asked).lpf)
+    _synthesise(directory, steps)
+    best = _place_and_route(board, directory, seeds, steps)
+    pll = _fastest(board, best)
+    with steps.step("pack", "bitstream"):
+        config = directory / f"nextpnr-{best.seed}.config"
+        _write(config, retune(config.read_text(encoding="utf-8"), pll))
+        _write(directory / "top.v", tools.rtlil_to_verilog(emit(board, pll).rtlil))
+        _pack(directory, config.name)
+
+    planned = plan.report()
+    latency_us = plan.cycles / pll.clock_mhz
+    report = {
+        **planned,
+        "clock_mhz": pll.clock_mhz,
+        "clock_mhz_asked": asked.clock_mhz,
+        "fmax_mhz": best.fmax_mhz,
+        "timing_met": pll.clock_mhz <= best.fmax_mhz,
+        "latency_us": latency_us,
+        "fps": 1e6 / latency_us,
+        "resources": best.resources,
+        "critical_path": best.critical_path,
+        "seed": best.seed,
+        "tools": planned.get("tools", {}) | versions,
+        "seconds": planned.get("seconds", {}) | steps.seconds,
+    }
+    if verify:
+        report["bit_exact"] = True
+    _write(directory / "report.json", json.dumps(report, indent=2) + "\n")
+    for pattern in ("top.json", "nextpnr-*.config", "nextpnr-*.json"):
+        for path in directory.glob(pattern):
+            path.unlink()
+    return report
+
+
+def _write(path, text):
+    path.write_text(text, encoding="utf-8")
+
+
+def _verify(plan, directory, steps):
+    """Simulate the core on one input; GenError when a tensor differs."""
+    from gen.simulate import simulate  # brings in cocotb, which nothing else here needs
+
+    begin = time.monotonic()
+    outcome = simulate(plan, random_inputs(plan.table, 1), directory=directory)
+    steps.seconds["simulate"] = round(time.monotonic() - begin, 2)
+    if not outcome["bit_exact"]:
+        raise GenError(f"{plan.table.name}: the simulated core differs from the golden model; see {directory}")
+
+
+def _synthesise(directory, steps):
+    with steps.step("synthesis", "synthesis") as say:
+
+        def on_line(line):
+            if phase := yosys_phase(line):
+                say(phase)
+
+        script = "read_verilog core.v top.v; synth_ecp5 -top top -json top.json"
+        tools.run(
+            "yosys", ["-p", script], directory=directory, log="yosys.log", on_line=on_line, timeout_s=TOOL_LIMIT_S
+        )
+
+
+def _place_and_route(board, directory, seeds, steps):
+    """Place and route with seeds 1 to ``seeds``; the fastest design, of equals the first."""
+    title = "place and route" if seeds == 1 else f"place and route, {seeds} seeds"
+    with steps.step("place_and_route", title) as say, ThreadPoolExecutor(min(seeds, os.cpu_count() or 1)) as pool:
+        runs = [pool.submit(_route, board, directory, seed, seeds, say) for seed in range(1, seeds + 1)]
+        failures = [error for run in runs if (error := run.exception()) is not None]
+        for error in failures:
+            if not isinstance(error, GenError):
+                raise error
+        if len(failures) == seeds:
+            raise failures[0]
+    return max((run.result() for run in runs if run.exception() is None), key=lambda routed: routed.fmax_mhz)
+
+
+def _route(board: Board, directory, seed, seeds, say):
+    """Place and route with one seed."""
+    name = f"nextpnr-{seed}"
+    label = f"seed {seed}: " if seeds > 1 else ""
+    arguments = [
+        *board.nextpnr_arguments,
+        *("--json", "top.json", "--lpf", "top.lpf", "--seed", str(seed), "--router", "router2"),
+        *("--textcfg", f"{name}.config", "--report", f"{name}.json", "--timing-allow-fail"),
+    ]
+    watch = RouterWatch()
+
+    def on_line(line):
+        if phase := nextpnr_phase(line):
+            say(label + phase)
+        watch(line)
+
+    options = {
+        "directory": directory,
+        "log": "nextpnr.log" if seeds == 1 else f"{name}.log",
+        "on_line": on_line,
+        "timeout_s": TOOL_LIMIT_S,
+    }
+    try:
+        tools.run("nextpnr-ecp5", [*arguments, "--tmg-ripup"], **options)
+    except tools.StopTool:
+        tools.run("nextpnr-ecp5", arguments, **options)
+    return Routed.from_report(seed, json.loads((directory / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def _fastest(board, routed):
+    """The PLL's fastest setting that the routed design meets."""
+    try:
+        return achievable(board.clock_in_hz, routed.fmax_mhz * 1e6)
+    except ValueError as error:
+        path = routed.critical_path
+        raise GenError(
+            f"the routed design reaches {routed.fmax_mhz:.2f} MHz only, too slow for a bitstream ({error}); its "
+            f"slowest path is {path['from']} to {path['to']}, {path['delay_ns']} ns"
+        ) from error
+
+
+def _pack(directory, config):
+    """Write top.bit, whole or not at all."""
+    unfinished = directory / "top.bit.part"
+    try:
+        arguments = ["--compress", "--input", config, "--bit", unfinished.name]
+        tools.run("ecppack", arguments, directory=directory, log="ecppack.log", timeout_s=TOOL_LIMIT_S)
+        unfinished.replace(directory / "top.bit")
+    finally:
+        unfinished.unlink(missing_ok=True)
