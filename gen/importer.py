@@ -102,7 +102,7 @@ class _Importer:
         self.names = _names(graph)
         self.problems = []
         self.foreign = {}  # element type: the operators that work on it
-        self.types = {}  # of the tensors made so far, by index; None where a problem has been noted
+        self.types = {}  # of the tensors made so far, by index; None where none can be told, which has been noted
         self.shapes = {}  # values of the tensors that hold a RESHAPE's shape, by index; None likewise
         self.layers = []
         self.constant_bytes = 0
@@ -134,7 +134,11 @@ class _Importer:
             try:
                 self.types[index], problems = tensor_type(tensor)
             except ForeignTypeError:
-                self.types[index], problems = None, [f"must be int8, uint8 or float32, not {tensor.dtype}"]
+                self.types[index], problems = None, []
+                if tensor.dtype in FOREIGN_MODELS:
+                    self.foreign.setdefault(tensor.dtype, []).append(self.names[index])
+                else:
+                    problems.append(f"must be int8, uint8 or float32, not {tensor.dtype}")
             if tensor.data is not None:
                 problems.append("must not be a constant")
             self.problems += [f"input {self.names[index]}: {problem}" for problem in problems]
@@ -169,11 +173,18 @@ class _Importer:
         place = f"operator {op.index}, {_operator_name(self.names, op)}"
         self.problems += [f"{place}: {problem}" for problem in reader.problems]
         for index in op.outputs:
-            self.types.setdefault(index, layer and layer.output)
+            # Past a problem, what the file says about the tensor lets the operators behind it be checked as well.
+            self.types.setdefault(index, layer.output if layer else self._declared(index))
             if layer is None:
                 self.shapes.setdefault(index, None)
         if layer is not None:
             self.layers.append(layer)
+
+    def _declared(self, index):
+        try:
+            return tensor_type(self.graph.tensors[index])[0]
+        except ForeignTypeError:
+            return None
 
     def _fold(self, reader, op):
         """Evaluate a shape operator, if all that it reads is known already."""

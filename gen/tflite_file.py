@@ -18,9 +18,9 @@ __all__ = ["Graph", "Operator", "Tensor", "read"]
 #: Schema version and file identifier of every .tflite file since 2017.
 VERSION, IDENTIFIER = 3, b"TFL3"
 
-#: The largest published networks have some thousand tensors; a file that claims more is not a network.
-MAX_TENSORS = MAX_OPERATORS = 10_000
-MAX_RANK, MAX_OPERANDS = 8, 1_000
+#: Far beyond any network for a small FPGA. Records of a hostile file may overlap, so its size bounds nothing.
+MAX_TENSORS = MAX_OPERATORS = 5_000
+MAX_RANK, MAX_OPERANDS = 8, 256
 
 #: What the accessors raise when an offset or a length leads out of the file.
 ACCESS_ERRORS = (struct.error, TypeError, ValueError, IndexError, OverflowError)
