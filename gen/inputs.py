@@ -56,13 +56,12 @@ def load_inputs(table: Table, paths: list[Path]) -> list[dict[str, np.ndarray]]:
 def _load(path, model, tensor: TensorType):
     """The arrays in ``path``, each of ``tensor``'s shape."""
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise GenError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # numpy and zipfile raise a dozen kinds of exception for a broken file
+    except Exception as error:  # numpy raises many kinds of exception for a broken file
         raise GenError(f"{path}: is no .npy array of numbers: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise GenError(f"{path}: must hold one array (.npy), not an archive of several")
     if array.dtype != tensor.dtype:
         raise GenError(f"{path}: element type must be {tensor.dtype} for {model}, not {array.dtype}")
     if array.shape == tensor.shape:

@@ -1,0 +1,297 @@
+"""The command line: ``python -m gen build|simulate|check|table [MODEL]``.
+
+Results go to stdout, progress and errors to stderr. Exit status 0 for success, 1 for failure, 2 for wrong usage. What a
+verb needs is imported when it runs, so that ``--help`` and ``table`` answer at once.
+"""
+
+import functools
+import json
+import re
+import sys
+import traceback
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+import boards
+from gen.errors import GenError
+from gen.table import TableError
+
+__all__ = ["main"]
+
+#: Digits that ``simulate`` runs without a model, and how many of them it draws.
+DIGITS = 100
+DIGITS_DRAWN = 4
+
+MODEL_HELP = """MODEL is a .tflite file, a layer table (NAME.toml) or a builder such as
+mobilenet_v1:alpha=0.25,resolution=96,classes=2; left out, the built-in digits network."""
+
+
+class ArraySize(click.ParamType):
+    """``KxN`` as a tuple of two positive integers."""
+
+    name = "KxN"
+
+    def convert(self, value, param, ctx):
+        match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", value)
+        if match is None:
+            self.fail(f"must be two positive numbers as in 16x18, not {value!r}", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+class BoardName(click.ParamType):
+    """A board by its name."""
+
+    name = "NAME"
+
+    def convert(self, value, param, ctx):
+        if isinstance(value, boards.Board):
+            return value
+        try:
+            return boards.get(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def verb(*options):
+    """Make a function a verb of :func:`main`: the arguments that all verbs share, ``options``, and tidy failures."""
+
+    def decorate(function):
+        @functools.wraps(function)
+        def run(*, verbose, **arguments):
+            try:
+                return function(**arguments)
+            except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+                raise
+            except KeyboardInterrupt:
+                sys.exit(130)
+            except Exception as error:
+                message = str(error)
+                if not isinstance(error, (GenError, TableError, OSError)):
+                    message = f"{type(error).__name__}: {error}"
+                    if not verbose:
+                        message += "\nThis is a bug; run again with -v for the traceback."
+                if verbose:
+                    traceback.print_exc()
+                click.echo(f"error: {message}", err=True)
+                sys.exit(1)
+
+        shared = (
+            click.argument("model", required=False),
+            click.option("--board", type=BoardName(), default="ulx3s", show_default=True, help="Board to plan for."),
+            click.option(
+                "-o", "directory", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help=OUTPUT_HELP
+            ),
+            click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
+            *options,
+            click.option("-v", "verbose", is_flag=True, help="Show the traceback of a failure."),
+        )
+        for option in reversed(shared):
+            run = option(run)
+        return main.command(help=f"{function.__doc__}\n\n{MODEL_HELP}")(run)
+
+    return decorate
+
+
+OUTPUT_HELP = "Folder for the results; build and simulate default to build/MODEL-BOARD, the others write nothing."
+ARRAY = click.option("--array", type=ArraySize(), help="Fix the MAC array: K inputs by N outputs.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+def main():
+    """Turn a quantised MobileNet-class network into an FPGA accelerator.
+
+    Bit for bit equal to TensorFlow Lite's reference kernels, on open tools.
+    """
+
+
+@verb()
+def table(model, board, directory, as_json):
+    """Print the layer table; with -o also write it as DIR/MODEL.toml and its weights beside it."""
+    from gen.table_file import save
+    from gen.table_print import describe, render
+
+    network = _lowered(model)
+    if directory is not None:
+        path = directory / f"{_file_name(network.name)}.toml"
+        save(network, path)
+        click.echo(f"wrote {path}", err=True)
+    if as_json:
+        _print_json(describe(network))
+    else:
+        _stdout().print(render(network))
+
+
+@verb(ARRAY)
+def check(model, board, directory, as_json, array):
+    """Plan only: print whether the network fits the board, its cycles and its resources.
+
+    Exit status 1 if it does not fit. With -o also write DIR/report.json.
+    """
+    network, planned = _plan(model, board, array)
+    report = planned.report()
+    if directory is not None:
+        _write_report(directory, report)
+    if as_json:
+        _print_json(report)
+    else:
+        _stdout().print(planned.explain())
+    if not planned.fits:
+        raise GenError(f"{network.name} does not fit {board.name}")
+
+
+@verb(
+    ARRAY,
+    click.option(
+        "--input",
+        "paths",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        metavar="X.npy",
+        help="Input of the model's own shape and type, or a batch of them; may be repeated.",
+    ),
+    click.option(
+        "--random", "count", type=click.IntRange(1), metavar="N", help="Draw N inputs at random.  [default: 1]"
+    ),
+    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of --random."),
+    click.option("--rtl", type=click.Path(path_type=Path), metavar="FILE", help="Simulate FILE in place of the core."),
+)
+def simulate(model, board, directory, as_json, array, paths, count, seed, rtl):
+    """Run the network in Verilator and compare every layer with the golden model.
+
+    Leaves core.v, output.npy and report.json in DIR. Without MODEL and inputs it reads held-out digits.
+    """
+    from gen.inputs import load_inputs, random_inputs
+    from gen.simulate import simulate as run
+
+    if paths and count:
+        raise click.UsageError("--input and --random exclude each other.")
+    if rtl is not None and not rtl.is_file():
+        raise GenError(f"{rtl}: there is no such file")
+    network, planned = _plan(model, board, array)
+    labels = None
+    if paths:
+        inputs = load_inputs(network, paths)
+    elif model is None and count is None:
+        scans, labels = _digits()
+        inputs = [{name: scan for name in network.inputs} for scan in scans]
+    else:
+        inputs = random_inputs(network, count or 1, seed)
+    directory = directory or _default_directory(network, board)
+    report = run(planned, inputs, directory=directory, rtl=rtl)
+    if labels is not None:
+        outputs = np.load(directory / "output.npy")
+        report["accuracy"] = float(np.mean(outputs.argmax(axis=-1) == labels))
+        _write_report(directory, report)
+        if not as_json:
+            _draw_digits(scans, outputs)
+    _print_report(report, as_json)
+    if not report["bit_exact"]:
+        raise GenError(report["difference"])
+
+
+@verb(
+    ARRAY,
+    click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Placements to try."),
+    click.option("--no-verify", is_flag=True, help="Do not simulate the core first."),
+)
+def build(model, board, directory, as_json, array, seeds, no_verify):
+    """Build the bitstream, once a simulation of the core has shown no difference.
+
+    Leaves top.bit, top.v, core.v, the tools' logs and report.json in DIR.
+    """
+    from gen.build import build as run
+
+    if board.simulation_only:
+        raise click.UsageError(f"--board {board.name} has no bitstream; it is for simulate, check and table.")
+    network, planned = _plan(model, board, array)
+    directory = directory or _default_directory(network, board)
+    _print_report(run(planned, directory=directory, verify=not no_verify, seeds=seeds), as_json)
+
+
+def _lowered(model):
+    """The table of ``model`` as the hardware runs it."""
+    from gen.passes import lower
+    from gen.source import resolve
+
+    network = lower(resolve(model))
+    click.echo(f"{network.name}: {len(network.layers)} layers, {network.macs / 1e6:.2f} million MACs", err=True)
+    return network
+
+
+def _plan(model, board, array):
+    """The table of ``model`` and its plan."""
+    from gen.plan import plan
+
+    network = _lowered(model)
+    return network, plan(network, board, array=array)
+
+
+def _digits():
+    """Held-out scans and what they show."""
+    from gen.digits import held_out
+
+    scans, labels = held_out()
+    return scans[:DIGITS], labels[:DIGITS]
+
+
+def _draw_digits(scans, outputs):
+    from gen.digits import draw
+
+    for scan, scores in zip(scans[:DIGITS_DRAWN], outputs, strict=False):
+        _stdout().print(draw(scan, scores), end="\n\n")
+
+
+def _default_directory(network, board):
+    return Path("build") / f"{_file_name(network.name)}-{board.name}"
+
+
+def _file_name(name):
+    """``name`` with what could mean something to a file system replaced."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "network"
+
+
+def _stdout():
+    """A console on stdout; where that is no terminal, wide enough for every table."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def _write_report(directory, report):
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _print_json(report):
+    click.echo(json.dumps(report, indent=2))
+
+
+def _print_report(report, as_json):
+    """``report`` as JSON, or as one line an entry."""
+    if as_json:
+        _print_json(report)
+        return
+    grid = Grid.grid(padding=(0, 2))
+    for key, value in report.items():
+        entries = value.items() if isinstance(value, dict) else [("", value)]
+        for name, entry in entries:
+            grid.add_row(Text(f"{key} {name}".strip().replace("_", " ")), Text(_show(entry)))
+    _stdout().print(grid)
+
+
+def _show(value):
+    """A value of a report in a few characters."""
+    match value:
+        case {"used": used, "available": available}:
+            return f"{used:,} of {available:,} ({used / available:.0%})" if available else f"{used:,}"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value)
