@@ -257,7 +257,7 @@ def _softmax(table, layer, x):
         raise TableError(f"{layer.name}: softmax takes at most {2**12 - 1} classes, not {x.shape[-1]}")
     if source.quantization.scale <= 2.0**-26:
         raise TableError(f"{layer.name}: softmax needs an input scale above 2**-26, not {source.quantization.scale}")
-    m, shift = quantize_multiplier(min(source.quantization.scale * 2.0**26, float(INT32_MAX)))
+    m, shift = quantize_multiplier(source.quantization.scale * 2.0**26)
     radius = (31 << 26) >> shift
     differences = x.astype(np.int64) - x.max(axis=-1, keepdims=True)
     near = differences >= -radius
@@ -290,13 +290,16 @@ def _exp_of_negative(x):
 
 
 def _reciprocal_of_one_plus(x):
-    """1 / (1 + x) in Q0.31 for Q0.31 ``x`` in [0, 1): three Newton-Raphson steps on half the denominator, in Q2.29."""
+    """1 / (1 + x) in Q0.31 for Q0.31 ``x`` in [0, 1): three Newton-Raphson steps on half the denominator, in Q2.29.
+
+    The steps are below 1/5, so only the result can saturate.
+    """
     half = (x + INT32_MAX + 1) >> 1
     estimate = 1515870810 + _high_multiply(half, -1010580540)  # 48/17 - 32/17 * half
     for _ in range(3):
         error = 2**29 - _high_multiply(half, estimate)
-        estimate += np.clip(_high_multiply(estimate, error) << 2, -(2**31), INT32_MAX)
-    return np.clip(estimate << 1, -(2**31), INT32_MAX)
+        estimate += _high_multiply(estimate, error) << 2
+    return np.minimum(estimate << 1, INT32_MAX)
 
 
 OPERATORS = {

@@ -365,6 +365,24 @@ def test_mean(run_reference, size, exponent):
         assert_agrees(run_reference, table, {"input": x.astype(np.int8)})
 
 
+def test_mean_truncates_its_multiplier(run_reference):
+    """7 pixels at a ratio of 5/2: an odd mean makes a tie, which the truncated multiplier leaves just below."""
+    source, output = int8((1, 7, 20), 2.5), int8((20,), 1)
+    table = one_layer("mean", source, output)
+    x = np.broadcast_to(np.arange(1, 40, 2, dtype=np.int8), source.shape)
+    m, shift = golden.layer_multipliers(table, table.layers[0])
+    assert (m.tolist(), shift.tolist()) == ([(5 << 28 << 2) // 7], [0])
+    assert golden.run(table, {"input": x})["layer"][:3].tolist() == [2, 7, 12]
+    assert_agrees(run_reference, table, {"input": x})
+
+
+def test_mean_keeps_its_shift_in_range():
+    """Where log2 N bits would lead below a shift of -31, the multiplier gets fewer."""
+    table = one_layer("mean", int8((64, 64, 1), 2.0**-8), int8((1,), 2.0**19))
+    m, shift = golden.layer_multipliers(table, table.layers[0])
+    assert (m.tolist(), shift.tolist()) == ([(2**30 << 5) // 4096], [-31])
+
+
 def test_average_pool_of_every_sum(run_reference):
     """Two pixels of every sum and sign, three with every remainder, and windows cut short by SAME."""
     x = np.arange(-128, 128, dtype=np.int8)
@@ -434,6 +452,25 @@ def test_softmax_of_every_pair(run_reference):
     for scale in (0.0121, 0.0833, 0.124):
         source, output = int8(x.shape, scale), int8(x.shape, 1 / 256, -128)
         assert_agrees(run_reference, one_layer("softmax", source, output), {"input": x})
+
+
+@pytest.mark.parametrize("scale", [0.0188, 0.0258, 0.0665, 0.1031])
+def test_softmax_of_many_rows(run_reference, scale):
+    """So many that the low bits of the sum, the exponential and its reciprocal decide some outputs."""
+    rng = np.random.default_rng(0)
+    below = np.abs(rng.normal(0, 2 / scale, (50_000, 4)))
+    x = np.clip(np.rint(127 - below), -128, 127).astype(np.int8)
+    table = one_layer("softmax", int8(x.shape, scale), int8(x.shape, 1 / 256, -128))
+    assert_agrees(run_reference, table, {"input": x})
+
+
+@pytest.mark.parametrize(
+    ("scale", "logits"),
+    [(0.0187870804220438, [127, -128, 108, 47]), (0.06653014570474625, [127, 43, 63])],
+)
+def test_softmax_beside_a_tie(run_reference, scale, logits):
+    """Found by search: an output that changes when half the denominator, or exp(-4), loses its last bit."""
+    assert_agrees(run_reference, softmax_table(len(logits), scale), {"input": np.array(logits, np.int8)})
 
 
 def test_softmax_goes_on_where_litert_aborts():
