@@ -49,8 +49,7 @@ def drop_reshapes(table):
         if layer.operator == "reshape":
             skipped[layer.name] = layer.inputs[0]
         layers[layer.name] = layer
-    # Last first: a reshape that only dropped reshapes read goes with them.
-    for name in reversed(skipped):
+    for name in skipped:
         if name not in table.outputs and all(name not in layer.inputs for layer in layers.values()):
             del layers[name]
     return table.with_layers(layers.values())

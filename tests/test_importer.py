@@ -662,6 +662,13 @@ def test_shifted_accumulator_leaves_int32(scale, fits):
         assert refusal({}, table).endswith("1073741568 to 1073742078, leaves int32 when shifted left by 2")
 
 
+def test_shift_beyond_int32():
+    """Even an accumulator that is always 0 cannot be shifted by more bits than it has."""
+    fc = weighted("fc", "fully_connected", "x", (1,), np.zeros((1, 2), np.int8), Quantization(2**-40, 0))
+    table = Table("net", {"x": TensorType((2,), "int8", Quantization(0.5, 0))}, (fc,), ("fc",))
+    assert refusal({}, table).endswith("channel 0, 0 to 0, leaves int32 when shifted left by 33")
+
+
 # Files that nobody should trust
 
 
