@@ -35,15 +35,8 @@ TIMING_ITERATIONS = 40
 
 #: What a run leaves in its folder; all of it is removed before the next.
 _PRODUCTS = (
-    "top.bit",
-    "top.v",
-    "core.v",
-    "top.lpf",
-    "top.json",
-    "report.json",
-    "*.log",
-    "seed-*.config",
-    "seed-*.json",
+    *("top.bit", "top.v", "top.lpf", "top.json", "core.v", "report.json"),
+    *("yosys.log", "nextpnr.log", "nextpnr-*", "ecppack.log"),
 )
 
 #: nextpnr's names of what report.json counts.
@@ -236,15 +229,14 @@ def build(plan, *, directory: Path, verify: bool = True, seeds: int = 1) -> dict
         _verify(plan, directory / "simulation", steps)
     asked = achievable(board.clock_in_hz, plan.clock_mhz_estimate * 1e6)
     with steps.step("top", "board's Verilog"):
-        _write(directory / "top.v", tools.rtlil_to_verilog(emit(board, asked).rtlil))
-        _write(directory / "top.lpf", emit(board, asked).lpf)
+        _write_top(directory, board, asked)
     _synthesise(directory, steps)
     best = _place_and_route(board, directory, seeds, steps)
     pll = _fastest(board, best)
     with steps.step("pack", "bitstream"):
         config = directory / f"nextpnr-{best.seed}.config"
         _write(config, retune(config.read_text(encoding="utf-8"), pll))
-        _write(directory / "top.v", tools.rtlil_to_verilog(emit(board, pll).rtlil))
+        _write_top(directory, board, pll)
         _pack(directory, config.name)
 
     planned = plan.report()
@@ -274,6 +266,12 @@ def build(plan, *, directory: Path, verify: bool = True, seeds: int = 1) -> dict
 
 def _write(path, text):
     path.write_text(text, encoding="utf-8")
+
+
+def _write_top(directory, board, pll):
+    files = emit(board, pll)
+    _write(directory / "top.v", tools.rtlil_to_verilog(files.rtlil))
+    _write(directory / "top.lpf", files.lpf)
 
 
 def _verify(plan, directory, steps):
