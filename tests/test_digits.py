@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from gen import digits
 from gen.importer import load_tflite
@@ -87,7 +88,7 @@ def test_scores_equal_the_reference_kernels(table, tensors):
     from oracle import run_reference
 
     model = digits.model_path().read_bytes()
-    for index in range(0, 360, 3):
+    for index in range(360):
         reference = run_reference(model, [tensors[next(iter(table.inputs))][index]])
         found = [array.reshape(-1) for array in reference.values() if array.dtype == np.int8]
         for layer in table.layers:
@@ -96,17 +97,30 @@ def test_scores_equal_the_reference_kernels(table, tensors):
 
 
 def test_real_digits_reach_both_clamp_ends_in_every_relu6_layer(table, tensors):
+    relu6 = [layer for layer in table.layers if layer.activation == "relu6"]
+    assert len(relu6) == 9
+    for layer in relu6:
+        lo, hi = layer.clamp
+        made = tensors[layer.name]
+        assert (made == lo).mean() > 0.1, layer.name
+        assert (made == hi).mean() > 0.001, layer.name
+
+
+def test_both_clamp_ends_cut_something_off(table, tensors):
+    for layer in table.layers:
+        if layer.activation != "relu6":
+            continue
+        sums = np.stack([golden.accumulators(table, layer, x) for x in tensors[layer.inputs[0]][::6]])
+        scaled = golden.multiply_by_quantized_multiplier(sums, *golden.layer_multipliers(table, layer))
+        scaled += layer.output.quantization.zero_point
+        assert scaled.min() < layer.clamp[0] and scaled.max() > layer.clamp[1], layer.name
+
+
+def test_the_upper_clamp_is_six(table):
     for layer in table.layers:
         if layer.activation == "relu6":
-            lo, hi = layer.clamp
-            made = tensors[layer.name]
-            assert (made == lo).mean() > 0.1, layer.name
-            assert (made == hi).mean() > 0.001, layer.name
-            # Reached from beyond: the clamp cut something off, at either end.
-            assert (lo, hi) == tuple(
-                round(value / layer.output.quantization.scale) + layer.output.quantization.zero_point
-                for value in (0.0, 6.0)
-            )
+            quantization = layer.output.quantization
+            assert (layer.clamp[1] - quantization.zero_point) * quantization.scale == pytest.approx(6, rel=1e-6)
 
 
 def test_draw_without_colour():
@@ -127,7 +141,7 @@ def test_draw_shows_grey_levels():
     scan[0, 0], scan[1, 0] = 72, -28
     picture = digits.draw(scan, np.zeros(10))
     assert picture.plain[0] == "▀"
-    assert str(picture.get_style_at_offset(_console(), 0)) == "rgb(200,200,200) on rgb(100,100,100)"
+    assert str(picture.get_style_at_offset(Console(), 0)) == "rgb(200,200,200) on rgb(100,100,100)"
 
 
 def test_draw_takes_probabilities():
@@ -140,9 +154,3 @@ def test_import_needs_no_training_tools():
     code = "import sys, gen.digits; print(sorted({'tensorflow', 'keras', 'sklearn'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def _console():
-    from rich.console import Console
-
-    return Console()
