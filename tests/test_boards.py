@@ -208,23 +208,23 @@ def test_bytes_cross_both_ways_in_order(core_hz):
 def test_a_core_that_stalls_for_20_bytes_loses_none():
     data = list(range(0x40, 0x40 + 20))
     line = [bit for byte in data for bit in line_bits(byte)]
-    busy_clocks = int(len(line) / BAUD * 60e6) + 100
-    levels, leds = bridge_run(line, core_hz=60e6, stall=lambda clock: clock < busy_clocks, bits_more=220)
+    busy_clocks = int(len(line) / BAUD * 30e6) + 100
+    levels, leds = bridge_run(line, core_hz=30e6, stall=lambda clock: clock < busy_clocks, bits_more=220)
     assert decode(levels) == data
     assert leds[-1] & 0b1000 == 0
 
 
 def test_a_lost_byte_lights_the_error_led_for_good():
     line = [bit for byte in range(26) for bit in line_bits(byte)]
-    busy_clocks = int(len(line) / BAUD * 60e6) + 100
-    levels, leds = bridge_run(line, core_hz=60e6, stall=lambda clock: clock < busy_clocks, bits_more=300)
+    busy_clocks = int(len(line) / BAUD * 30e6) + 100
+    levels, leds = bridge_run(line, core_hz=30e6, stall=lambda clock: clock < busy_clocks, bits_more=300)
     assert 20 <= len(decode(levels)) < 26
     assert leds[0] & 0b1000 == 0
     assert leds[-1] & 0b1000
 
 
 def test_a_framing_error_lights_the_error_led():
-    _, leds = bridge_run([0] * 11, core_hz=60e6)
+    _, leds = bridge_run([0] * 11, core_hz=30e6)
     assert leds[-1] & 0b1000
 
 
@@ -250,7 +250,7 @@ def test_top_has_the_boards_pins_and_the_plls_dividers():
 
 
 def test_only_the_plls_dividers_differ_from_clock_to_clock():
-    texts = [emit(boards.get("ulx3s"), pll.achievable(25_000_000, hz)).rtlil.splitlines() for hz in (60e6, 131.3e6)]
+    texts = [emit(boards.get("ulx3s"), pll.achievable(25_000_000, hz)).rtlil.splitlines() for hz in (30e6, 131.3e6)]
     changed = [a for a, b in zip(*texts, strict=True) if a != b]
     assert changed and all(re.match(r"\s*parameter \\CLK(I|OP|OS)_(DIV|CPHASE) ", line) for line in changed)
 

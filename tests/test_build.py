@@ -317,7 +317,7 @@ if "--tmg-ripup" in args:
         (
             "nextpnr-ecp5",
             nextpnr(f"report = {make_report(24.0)!r}"),
-            r"^the routed design reaches 24.00 MHz only, too slow .* its slowest path is core.a.Q to core.b.DI, 8.075 ns$",
+            r"^the routed design reaches 24.00 MHz only, too slow .* path is core.a.Q to core.b.DI, 8.075 ns$",
         ),
         (
             "ecppack",
@@ -327,8 +327,8 @@ if "--tmg-ripup" in args:
     ),
 )
 def test_a_failure_leaves_no_bitstream(fake_tools, tmp_path, tool, program, message):
-    build(make_plan(), directory=tmp_path, verify=False)
-    assert (tmp_path / "top.bit").exists()
+    for name in ("top.bit", "report.json"):
+        (tmp_path / name).write_text("of an earlier run")
     fake_tools(tool, program)
     with pytest.raises(GenError, match=message):
         build(make_plan(), directory=tmp_path, verify=False)
@@ -468,7 +468,10 @@ def test_retuned_words_are_those_that_nextpnr_writes(tmp_path):
         tools.run("nextpnr-ecp5", [*arguments, "--router", "router2"], directory=tmp_path, log="nextpnr.log")
         assert f"{pll.clock_mhz:.1f} MHz for net core_clk" in (tmp_path / "nextpnr.log").read_text()
         configs.append((tmp_path / "top.config").read_text())
-    first, second = (
-        re.findall(r"(?m)^(?:word|enum): CLK.*$", config) for config in (retune(configs[0], settings[1]), configs[1])
-    )
-    assert first == second != re.findall(r"(?m)^(?:word|enum): CLK.*$", configs[0])
+    own, retuned, other = (_pll_lines(config) for config in (configs[0], retune(configs[0], settings[1]), configs[1]))
+    assert own != retuned == other
+
+
+def _pll_lines(config):
+    """What a configuration says of the PLL's outputs."""
+    return re.findall(r"(?m)^(?:word|enum): CLK.*$", config)
