@@ -466,10 +466,14 @@ def test_softmax_of_many_rows(run_reference, scale):
 
 @pytest.mark.parametrize(
     ("scale", "logits"),
-    [(0.0187870804220438, [127, -128, 108, 47]), (0.06653014570474625, [127, 43, 63])],
+    [
+        (0.0187870804220438, [127, -128, 108, 47]),
+        (0.06653014570474625, [127, 43, 63]),
+        (0.11609701067209244, [127, 119, 43]),
+    ],
 )
 def test_softmax_beside_a_tie(run_reference, scale, logits):
-    """Found by search: an output that changes when half the denominator, or exp(-4), loses its last bit."""
+    """Found by search: an output that changes when half the denominator or exp(-4) is off by one, or exp(-8) by 100."""
     assert_agrees(run_reference, softmax_table(len(logits), scale), {"input": np.array(logits, np.int8)})
 
 
