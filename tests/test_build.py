@@ -349,17 +349,17 @@ def test_the_core_is_simulated_first(fake_tools, tmp_path, monkeypatch, bit_exac
     def simulate(plan, inputs, *, directory):
         simulated.append((plan.table.name, [sorted(arrays) for arrays in inputs], directory))
         assert not (tmp_path / "yosys.log").exists()
-        return {"bit_exact": bit_exact}
+        return {"bit_exact": bit_exact, "difference": "y row 3", "cycles_measured": 1000, "host_load_us": 2.5}
 
     module = ModuleType("gen.simulate")
     module.simulate = simulate
     monkeypatch.setitem(sys.modules, "gen.simulate", module)
     if bit_exact:
         report = build(make_plan(), directory=tmp_path)
-        assert report["bit_exact"] is True
+        assert (report["bit_exact"], report["cycles_measured"], report["host_load_us"]) == (True, 1000, 2.5)
         assert "simulate" in report["seconds"] and "verilator" in report["tools"]
     else:
-        with pytest.raises(GenError, match="^echo: the simulated core differs from the golden model; see "):
+        with pytest.raises(GenError, match="^echo: the simulated core differs from the golden model: y row 3$"):
             build(make_plan(), directory=tmp_path)
         assert not (tmp_path / "yosys.log").exists()
     assert simulated == [("echo", [["x"]], tmp_path / "simulation")]

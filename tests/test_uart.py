@@ -106,6 +106,16 @@ def test_receiver_takes_back_to_back_bytes_at_2_percent_mismatch(clk_hz, mismatc
         assert got == (data, 0, 0)
 
 
+@pytest.mark.parametrize("mismatch", (-0.035, 0.035))
+def test_receiver_samples_in_the_middle_of_a_bit(mismatch):
+    # 3.5 % leaves nothing to spare at 8 1/3 clocks a bit: off the middle by a clock, one sign of it fails
+    data = [0x00, 0xFF, 0x7F, 0x80]
+    bits = [bit for byte in data for bit in line_bits(byte)]
+    for start in (0.03, 0.27, 0.49, 0.73, 0.97):
+        got = receive(bits, clk_hz=25_000_000, baud=BAUD * (1 + mismatch), count=4, start_s=start / 25e6)
+        assert got == (data, 0, 0)
+
+
 def test_receiver_cannot_follow_8_percent_mismatch():
     bits = [bit for byte in [0x55] * 8 for bit in line_bits(byte)]
     assert receive(bits, clk_hz=25_000_000, baud=BAUD * 1.08, count=8)[0] != [0x55] * 8
