@@ -22,9 +22,9 @@ class Column(wiring.Component):
     """One column: K multipliers, their adder tree, an accumulator and a requantiser; one output channel at a time.
 
     ``x`` belongs to the ``weight`` address of two cycles before, ``first`` (of a sum) to the ``x`` of
-    :attr:`sum_delay` cycles before, ``scale`` (address of bias and multiplier) to the address of :attr:`scale_delay`
+    :meth:`sum_delay` cycles before, ``scale`` (address of bias and multiplier) to the address of :meth:`scale_delay`
     cycles before. All of these leave for the next column a cycle later. ``o`` follows the last weight's address by
-    :attr:`latency` cycles. No stall, no reset.
+    :meth:`latency` cycles. No stall, no reset.
 
     Golden model: ``sim.golden.run_layer`` for ``conv2d`` and ``fully_connected``.
 
@@ -51,10 +51,6 @@ class Column(wiring.Component):
             accumulator_bits=config.accumulator_bits, bias_bits=config.bias_bits, window_bits=config.window_bits,
             multiplier_bits=config.multiplier_bits, primitives=config.primitives,
         )  # fmt: skip
-        self.sum_delay = 3 + (config.array_rows - 1).bit_length()
-        at_sum = FillMemory.latency + self.sum_delay + 1
-        self.scale_delay = at_sum - FillMemory.latency
-        self.latency = at_sum + self._requantiser.latency
         passed = {
             "x": 8 * config.array_rows,
             "weight": range(config.weight_depth),
@@ -66,6 +62,21 @@ class Column(wiring.Component):
             members |= {name: In(shape), f"{name}_out": Out(shape)}
         self._passed = tuple(passed)
         super().__init__(members)
+
+    @staticmethod
+    def sum_delay(config) -> int:
+        """Cycles from ``x`` to its sum: multiplier and adder tree."""
+        return 3 + (config.array_rows - 1).bit_length()
+
+    @classmethod
+    def scale_delay(cls, config) -> int:
+        """Cycles from a weight's address to its output channel's ``scale`` address."""
+        return cls.sum_delay(config) + 1
+
+    @classmethod
+    def latency(cls, config) -> int:
+        """Cycles from the last weight's address to ``o``."""
+        return FillMemory.latency + cls.sum_delay(config) + 1 + Requantiser.latency(config.window_bits)
 
     def elaborate(self, platform):
         m = Module()
@@ -219,7 +230,7 @@ class ArrayController(wiring.Component):
 class MacArray(wiring.Component):
     """Controller, columns, requantisers and activation: patches in, feature words out.
 
-    A feature word is written :attr:`latency` cycles after the last patch word of its output group was issued.
+    A feature word is written :meth:`latency` cycles after the last patch word of its output group was issued.
     ``row_written`` pulses with the last word of a row, ``finished`` with the last of the program.
 
     Parameters
@@ -232,8 +243,7 @@ class MacArray(wiring.Component):
     def __init__(self, config: CoreConfig, *, select, init):
         self._config = config
         self._columns = [Column(config, number=n, select=select, init=init) for n in range(config.lanes)]
-        self.latency = self._columns[0].latency + config.lanes - 1 + Activation.latency
-        if self.latency >= _IN_FLIGHT:
+        if self.latency(config) >= _IN_FLIGHT:
             raise ValueError(f"{config.lanes} columns are more than {_IN_FLIGHT} results in flight allow")
         super().__init__(
             {
@@ -252,6 +262,11 @@ class MacArray(wiring.Component):
             }
         )
 
+    @staticmethod
+    def latency(config) -> int:
+        """Cycles from the last weight's address of an output group to its word at the feature memory."""
+        return Column.latency(config) + config.lanes - 1 + Activation.latency
+
     def elaborate(self, platform):
         m = Module()
         config, columns = self._config, self._columns
@@ -268,8 +283,8 @@ class MacArray(wiring.Component):
         m.d.comb += [
             first.x.eq(self.x),
             first.weight.eq(controller.weight),
-            first.first.eq(delay(m, "first", controller.first, FillMemory.latency + first.sum_delay)),
-            first.scale.eq(delay(m, "scale", controller.scale, first.scale_delay)),
+            first.first.eq(delay(m, "first", controller.first, FillMemory.latency + Column.sum_delay(config))),
+            first.scale.eq(delay(m, "scale", controller.scale, Column.scale_delay(config))),
         ]
         fill = self.fill
         m.submodules.activation = activation = Activation(lanes=config.lanes)
@@ -288,7 +303,7 @@ class MacArray(wiring.Component):
         shape = data.StructLayout({"destination": Destination, "address": config.address_bits})
         m.submodules.queue = queue = fifo.SyncFIFO(width=shape.size, depth=_IN_FLIGHT)
         pushed, popped = Signal(shape), data.View(shape, queue.r_data)
-        at_activation = delay(m, "result", controller.result, self.latency - Activation.latency, reset_less=False)
+        at_activation = delay(m, "result", controller.result, self.latency(config) - Activation.latency, reset_less=False)
         m.d.comb += [
             pushed.destination.eq(controller.destination), pushed.address.eq(controller.address),
             queue.w_data.eq(pushed), queue.w_en.eq(controller.result), queue.r_en.eq(at_activation),

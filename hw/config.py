@@ -25,8 +25,8 @@ class CoreConfig:
         Feature words in a patch word: a column multiplies K = lanes * words activations a cycle.
     accumulator_bits, depthwise_accumulator_bits : int
         Signed accumulators of the array and of the depthwise engine.
-    bias_bits, window_bits, multiplier_bits : int
-        Requantisers: see :class:`hw.requantise.Requantiser`.
+    bias_bits, multiplier_bits, window_bits, depthwise_window_bits : int
+        Requantisers: see :class:`hw.requantise.Requantiser`; the window of the array's and of the depthwise engine's.
     feature_depth, patch_depth, weight_depth, scale_depth, coefficient_depth, depthwise_scale_depth : int
         Words in a bank of the feature memory, in the patch buffer, in a column's weights, in a column's biases and
         multipliers, in the depthwise weights, in the depthwise engine's biases and multipliers.
@@ -42,6 +42,7 @@ class CoreConfig:
     depthwise_accumulator_bits: int
     bias_bits: int
     window_bits: int
+    depthwise_window_bits: int
     multiplier_bits: int
     feature_depth: int
     patch_depth: int

@@ -84,6 +84,11 @@ class Core(wiring.Component):
             }
         )
 
+    @staticmethod
+    def drain_cycles(config) -> int:
+        """Cycles from the issue of a window until its bytes are in the patch buffer, whichever way they take."""
+        return WindowGenerator.latency + max(DepthwiseEngine.latency(config), Gather.latency) + 2
+
     def elaborate(self, platform):
         m = Module()
         config, init = self._config, self._init
@@ -95,9 +100,7 @@ class Core(wiring.Component):
 
         depthwise = m.submodules.depthwise = DepthwiseEngine(config, select=select, init=init)
         gather = m.submodules.gather = Gather(config)
-        window = m.submodules.window = WindowGenerator(
-            config, drain_cycles=WindowGenerator.latency + max(depthwise.latency, gather.latency) + 2
-        )
+        window = m.submodules.window = WindowGenerator(config, drain_cycles=self.drain_cycles(config))
         window_program = m.submodules.window_program = Sequencer(**memory("window_program"))
         array_program = m.submodules.array_program = Sequencer(**memory("array_program"))
         patch = m.submodules.patch = PatchBuffer(config)

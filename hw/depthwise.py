@@ -96,7 +96,7 @@ class DepthwiseEngine(wiring.Component):
     """``o``: a depthwise convolution (or a pool, whose weights are all alike) of ``lanes`` channels, requantised.
 
     Takes a window of every lane a cycle. The windows that cover a kernel come one after another, framed by ``first``
-    and ``last``; a result is valid :attr:`latency` cycles after the last. ``coefficient`` and ``scale`` are addresses,
+    and ``last``; a result is valid :meth:`latency` cycles after the last. ``coefficient`` and ``scale`` are addresses,
     given :attr:`lead` cycles before their window. No stall; ``o_valid`` is 0 after reset.
 
     Golden model: ``sim.golden.run_layer`` for ``depthwise_conv2d``, ``average_pool2d`` and ``mean``.
@@ -118,11 +118,10 @@ class DepthwiseEngine(wiring.Component):
         self._requantisers = [
             Requantiser(
                 accumulator_bits=config.depthwise_accumulator_bits, bias_bits=config.bias_bits,
-                window_bits=config.window_bits, multiplier_bits=config.multiplier_bits,
+                window_bits=config.depthwise_window_bits, multiplier_bits=config.multiplier_bits,
                 primitives=config.primitives,
             ) for _ in range(config.lanes)
         ]  # fmt: skip
-        self.latency = DepthwiseLane.latency + self._requantisers[0].latency + Activation.latency
         super().__init__(
             {
                 "fill": In(FillWord),
@@ -140,10 +139,16 @@ class DepthwiseEngine(wiring.Component):
             }
         )
 
+    @staticmethod
+    def latency(config) -> int:
+        """Cycles from a result's last window to the result."""
+        return DepthwiseLane.latency + Requantiser.latency(config.depthwise_window_bits) + Activation.latency
+
     def elaborate(self, platform):
         m = Module()
         config = self._config
         lanes = config.lanes
+        latency = self.latency(config)
         m.submodules.coefficients = coefficients = FillMemory(
             width=8 * TAPS * lanes, depth=config.coefficient_depth,
             select=self._select["coefficients"], init=self._init.get("coefficients", ()),
@@ -182,7 +187,7 @@ class DepthwiseEngine(wiring.Component):
         m.d.comb += [
             activation.bounds.eq(self.bounds),
             self.o.eq(activation.o),
-            self.o_valid.eq(delay(m, "valid", self.valid & self.last, self.latency, reset_less=False)),
-            self.o_end.eq(delay(m, "end", self.end, self.latency)),
+            self.o_valid.eq(delay(m, "valid", self.valid & self.last, latency, reset_less=False)),
+            self.o_end.eq(delay(m, "end", self.end, latency)),
         ]
         return m

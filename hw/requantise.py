@@ -28,7 +28,7 @@ class Requantiser(wiring.Component):
     the true value: :class:`Activation` follows.
 
     ``bias`` belongs to the ``acc`` of the same cycle; ``multiplier`` and ``shift`` are taken two cycles later, when
-    the sum has been saturated. Latency :attr:`latency` cycles, one result a cycle, no stall, no reset.
+    the sum has been saturated. Latency :meth:`latency` cycles, one result a cycle, no stall, no reset.
 
     Parameters
     ----------
@@ -53,8 +53,6 @@ class Requantiser(wiring.Component):
             raise ValueError(f"multiplier_bits must be at least 31, not {multiplier_bits}")
         check_primitives(primitives)
         self._window_bits, self._primitives = window_bits, primitives
-        operands = window_bits // 2 + 1
-        self.latency = 2 + 1 + (operands - 1).bit_length() + 4
         super().__init__(
             {
                 "acc": In(signed(accumulator_bits)),
@@ -64,6 +62,12 @@ class Requantiser(wiring.Component):
                 "o": Out(signed(_SHIFTED_BITS)),
             }
         )
+
+    @staticmethod
+    def latency(window_bits) -> int:
+        """Cycles from ``acc`` to ``o``: sum, saturation, partial products, their tree, and four of the shifter."""
+        operands = window_bits // 2 + 1
+        return 2 + 1 + (operands - 1).bit_length() + 4
 
     def elaborate(self, platform):
         m = Module()

@@ -1,0 +1,235 @@
+"""Plan: a network on a board. Dimensions, memory map, schedule, exact cycles, estimated resources."""
+
+import zlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from amaranth.back import rtlil
+
+from gen import schedule
+from gen.contents import memory_contents
+from gen.errors import GenError
+from gen.layout import Placement, ceil_div, patches_of, place
+from gen.resources import EXPECTED_CLOCK_HZ, estimate
+from gen.stages import Stage, results_of, stages_of, window_bits
+from gen.table import Table
+from gen.tools import rtlil_to_verilog
+from hw.config import CoreConfig
+from hw.core import Core
+
+__all__ = ["Plan", "plan"]
+
+#: Patch words between what gathers and the array: one block RAM deep.
+_PATCH_DEPTH = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A lowered table on a board.
+
+    Parameters
+    ----------
+    table : Table
+        What it computes; lowered.
+    board : Board
+        Where.
+    stages : list of Stage
+        How the layers run.
+    config : CoreConfig
+        The core's dimensions.
+    places : dict of str to Placement
+        Where the tensors lie in the feature memory.
+    addresses : list of Addresses
+        Where each stage's weights and parameters begin.
+    cycles : int
+        Exact cycles of an inference, from start to the last output byte readable.
+    stage_cycles : list of StageCycles
+        When each stage ran.
+    resources : dict of str to int
+        Estimated ``lut``, ``ff``, ``mult``, ``ebr``.
+    """
+
+    table: Table
+    board: object
+    stages: list[Stage]
+    config: CoreConfig
+    places: dict[str, Placement]
+    addresses: list[schedule.Addresses]
+    cycles: int
+    stage_cycles: list[schedule.StageCycles]
+    resources: dict[str, int]
+    _verilog: dict = field(default_factory=dict)
+
+    @property
+    def clock_mhz_estimate(self) -> float:
+        """Core clock that designs of this kind reach on the board, before place and route tells."""
+        return EXPECTED_CLOCK_HZ / 1e6
+
+    @cached_property
+    def contents(self) -> dict[str, list[int]]:
+        """First words of all memories but the features, by the names of ``hw.core.filled_memories``."""
+        arguments = self.stages, self.places, self.addresses, self.config
+        programs = {
+            "window_program": schedule.window_program(*arguments),
+            "array_program": schedule.array_program(*arguments),
+        }
+        return memory_contents(self.stages, self.config) | programs
+
+    @property
+    def digest(self) -> int:
+        """32 bits that tell cores apart whose dimensions differ."""
+        return zlib.crc32(repr(self.config).encode())
+
+    @cached_property
+    def _core_verilog(self):
+        core = Core(self.config, init=self.contents, digest=self.digest)
+        return rtlil_to_verilog(rtlil.convert(core, name="core", emit_src=False))
+
+    def verilog(self) -> str:
+        """The core as Verilog, module ``core``: what is simulated and what is synthesised."""
+        return self._core_verilog
+
+    @property
+    def problems(self) -> list[str]:
+        """What does not fit the board, by how much."""
+        problems = []
+        for name, available in self.board.resources.items():
+            used = self.resources[name]
+            if used > available and not (name == "ebr" and self.board.simulation_only):
+                what = {"lut": "LUT4", "ff": "flip-flops", "mult": "MULT18X18D", "ebr": "block RAMs"}[name]
+                problems.append(f"{what}: needs about {used}, {used - available} more than the {available} there are")
+        return problems
+
+    def report(self) -> dict:
+        """The planned part of report.json."""
+        config = self.config
+        macs_per_cycle = config.array_rows * config.lanes
+        clock = self.clock_mhz_estimate
+        macs = sum(layer.macs for stage in self.stages for layer in stage.layers)
+        weight_bytes = sum(
+            part.size for s in self.stages for part in (s.weights, s.window_weights) if part is not None
+        )
+        return {
+            "model": self.table.name,
+            "board": self.board.name,
+            "device": self.board.device,
+            "macs": macs,
+            "live_macs": macs,
+            "array": {
+                "k": config.array_rows,
+                "n": config.lanes,
+                "macs_per_cycle": macs_per_cycle,
+                "depthwise_lanes": config.lanes,
+                "requantiser_lanes": 2 * config.lanes,
+            },
+            "cycles": self.cycles,
+            "clock_mhz": clock,
+            "latency_us": self.cycles / clock,
+            "fps": 1e6 * clock / self.cycles,
+            "utilisation": macs / (self.cycles * macs_per_cycle),
+            "resources": {
+                name: {"used": self.resources[name], "available": available}
+                for name, available in self.board.resources.items()
+            },
+            "weight_bytes": weight_bytes,
+            "feature_bytes": config.feature_depth * 9 * config.lanes,
+        }
+
+
+def plan(table: Table, board, *, array: tuple[int, int] | None = None) -> Plan:
+    """Choose the array (or take ``array`` = (K, N)) for ``table`` on ``board``, and schedule it.
+
+    Among the arrays that fit it takes the fastest, and among those within 3 % of it the smallest.
+
+    Raises
+    ------
+    GenError
+        If the engines lack something, if ``array`` is none that can be built, or if nothing fits: then it names what
+        binds, by how much, and the nearest board that would do.
+    """
+    stages = stages_of(table)
+    if array is not None:
+        k, n = array
+        if n < 1 or k % n or n > 18:
+            raise GenError(f"array {k}x{n}: K must be a multiple of N, and N 1 to 18")
+        candidates = [(n, k // n)]
+    else:
+        most = board.resources["mult"]
+        candidates = [(n, words) for n in (2, 3, 4, 5, 6, 8) for words in (1, 2, 3, 4) if n * n * words <= most]
+    plans = [_planned(table, board, stages, lanes, words) for lanes, words in candidates]
+    fitting = [candidate for candidate in plans if not candidate.problems]
+    if not fitting:
+        closest = min(plans, key=_excess)
+        k, n = closest.config.array_rows, closest.config.lanes
+        raise GenError(
+            f"{table.name} does not fit {board.name} ({board.device}); closest with array {k}x{n}:\n  "
+            + "\n  ".join(closest.problems)
+            + f"\n  {_way_out(closest)}"
+        )
+    fastest = min(candidate.cycles for candidate in fitting)
+    near = [candidate for candidate in fitting if candidate.cycles <= 1.03 * fastest]
+    return min(near, key=lambda candidate: (candidate.resources["lut"], candidate.cycles))
+
+
+def _excess(candidate):
+    """How far a plan is from fitting: the largest share by which it exceeds a resource."""
+    return max(candidate.resources[name] / available for name, available in candidate.board.resources.items())
+
+
+def _way_out(candidate):
+    """The nearest thing that would fit."""
+    import boards
+
+    for name in boards.names():
+        board = boards.get(name)
+        if not board.simulation_only and not replace(candidate, board=board).problems:
+            return f"it would fit {name} ({board.device})"
+    return "no board here is large enough; --board sim simulates it all the same"
+
+
+def _planned(table, board, stages, lanes, words):
+    """The plan with ``lanes`` columns and ``words`` feature words in a patch word."""
+    places, feature_depth = place(stages, lanes, results_of(table))
+    addresses = []
+    coefficients = depthwise_scales = weights = scales = 0
+    for stage in stages:
+        patches = patches_of(stage, lanes, words)
+        addresses.append(schedule.Addresses(coefficients, depthwise_scales, weights, scales))
+        groups = ceil_div(stage.output_shape[2], lanes)
+        if stage.front is not None:
+            coefficients += patches.cycles
+            depthwise_scales += patches.groups
+        weights += groups * patches.words
+        scales += groups
+    rows = sum(stage.output_shape[0] for stage in stages)
+    scalings = [stage.scaling for stage in stages]
+    window_scalings = [stage.window_scaling for stage in stages if stage.window_scaling is not None]
+    every = scalings + window_scalings
+    patch_words = max(patches_of(stage, lanes, words).words for stage in stages)
+    config = CoreConfig(
+        lanes=lanes,
+        words=words,
+        accumulator_bits=_signed_bits(max(s.reach.max() for s in scalings)),
+        depthwise_accumulator_bits=_signed_bits(max((s.reach.max() for s in window_scalings), default=1)),
+        bias_bits=_signed_bits(max(np.abs(s.bias).max() for s in every)),
+        window_bits=max(window_bits(s) for s in scalings),
+        depthwise_window_bits=max((window_bits(s) for s in window_scalings), default=4),
+        multiplier_bits=31 + int(max(0, *(s.shift.max() for s in every))),
+        feature_depth=feature_depth,
+        patch_depth=max(_PATCH_DEPTH, 1 << (2 * patch_words - 1).bit_length()),
+        weight_depth=weights,
+        scale_depth=scales,
+        coefficient_depth=max(1, coefficients),
+        depthwise_scale_depth=max(1, depthwise_scales),
+        window_program_depth=rows + len(stages),
+        array_program_depth=rows,
+        primitives="ecp5",
+    )
+    cycles, report = schedule.cycles_of(stages, config)
+    return Plan(table, board, stages, config, places, addresses, cycles, report, estimate(config))
+
+
+def _signed_bits(magnitude):
+    """Width of a signed number that holds every value up to ``magnitude`` either side of zero."""
+    return int(magnitude).bit_length() + 1
