@@ -222,7 +222,7 @@ def _planned(table, board, stages, lanes, words):
         scale_depth=scales,
         coefficient_depth=max(1, coefficients),
         depthwise_scale_depth=max(1, depthwise_scales),
-        window_program_depth=rows + len(stages),
+        window_program_depth=rows + len(stages) + 1,
         array_program_depth=rows,
         primitives="ecp5",
     )

@@ -62,7 +62,7 @@ def _encode(layout, fields):
 def window_program(
     stages: list[Stage], places: dict[str, Placement], addresses: list[Addresses], config: CoreConfig
 ) -> list[int]:
-    """The window generator's job words: a layer's, then one for each of its rows, stage by stage."""
+    """The window generator's job words: a layer's, then one for each of its rows, stage by stage; then the end."""
     before = _rows_before(stages)
     words = []
     mask = (1 << config.address_bits) - 1
@@ -118,7 +118,7 @@ def window_program(
                     },
                 )
             )
-    return words
+    return [*words, _encode(row_job(config), {"kind": JobKind.END})]
 
 
 def _triple(place, y):

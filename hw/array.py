@@ -162,7 +162,7 @@ class ArrayController(wiring.Component):
         m = Module()
         layout = array_job(self._config)
         job, next_job = Signal(layout), data.View(layout, self.jobs.payload)
-        active, pixel_begins, take = Signal(), Signal(), Signal()
+        active, pixel_begins, take, ended = Signal(), Signal(), Signal(), Signal()
         arrived = Signal(range(self._config.patch_depth + 1))
         m.d.comb += self.issue.eq(active & ~(pixel_begins & (arrived == 0)))
         begins = self.issue & pixel_begins
@@ -178,11 +178,11 @@ class ArrayController(wiring.Component):
         word, group, row = (loops[name].ends for name in ("words", "groups", "pixels"))
         pixel = group
         m.d.comb += [
-            take.eq(self.jobs.valid & (~active | row)),
-            self.jobs.ready.eq(~active | row),
+            take.eq(self.jobs.valid & self.jobs.ready),
+            self.jobs.ready.eq((~active | row) & ~ended),
         ]
         with m.If(take):
-            m.d.sync += [job.eq(next_job), active.eq(1), pixel_begins.eq(1)]
+            m.d.sync += [job.eq(next_job), active.eq(1), pixel_begins.eq(1), ended.eq(next_job.last)]
         with m.Elif(self.issue):
             m.d.sync += [active.eq(~row), pixel_begins.eq(pixel)]
         m.d.sync += self.freed.eq(Mux(pixel, job.words + 1, 0))
@@ -214,7 +214,7 @@ class ArrayController(wiring.Component):
         with m.Elif(self.issue):
             m.d.sync += [self.weight.eq(self.weight + 1), self.first.eq(0)]
         with m.If(self.start):
-            m.d.sync += [active.eq(0), arrived.eq(0), self.patch.eq(0), patch_begin.eq(0)]
+            m.d.sync += [active.eq(0), ended.eq(0), arrived.eq(0), self.patch.eq(0), patch_begin.eq(0)]
 
         m.d.comb += [
             self.result.eq(word),

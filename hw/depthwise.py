@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from hw.config import TAPS, CoreConfig
 from hw.delay import delay
 from hw.memory import FillMemory, FillWord
-from hw.primitives import adder_tree, check_primitives, gated_add, gated_subtract
+from hw.primitives import adder_tree, check_primitives, gated_add
 from hw.requantise import Activation, ActivationBounds, Requantiser
 
 __all__ = ["DepthwiseEngine", "DepthwiseLane", "FabricMultiplier"]
@@ -35,7 +35,7 @@ class FabricMultiplier(wiring.Component):
             if bit < 6:
                 pair = gated_add(m, f"pair_{bit}", a, self.b[bit], twice, self.b[bit + 1], **gates)
             else:
-                pair = gated_subtract(m, f"pair_{bit}", twice, self.b[7], a, self.b[6], **gates)
+                pair = gated_add(m, f"pair_{bit}", twice, self.b[7], a, self.b[6], **gates, subtract=True)
             register = Signal(signed(10), name=f"partial_{bit}", reset_less=True)
             m.d.sync += register.eq(pair)
             pairs.append(register)

@@ -12,11 +12,12 @@ from hw.requantise import ActivationBounds
 __all__ = ["JobKind", "WindowMode", "array_job", "layer_job", "row_job", "window_job_bits"]
 
 
-class JobKind(enum.Enum, shape=1):
-    """First bit of a window job."""
+class JobKind(enum.Enum, shape=2):
+    """First bits of a window job; nothing follows an END, which a memory that was never written reads as."""
 
-    ROW = 0
+    END = 0
     LAYER = 1
+    ROW = 2
 
 
 class WindowMode(enum.Enum, shape=2):

@@ -8,7 +8,7 @@ from amaranth import C, Cat, ClockSignal, Instance, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["PRIMITIVES", "Multiplier", "adder_tree", "gated_add", "gated_subtract"]
+__all__ = ["PRIMITIVES", "Multiplier", "adder_tree", "gated_add"]
 
 PRIMITIVES = ("portable", "ecp5")
 
@@ -63,47 +63,27 @@ class Multiplier(wiring.Component):
         return m
 
 
-def _carry_chain(m, name, a, x, b, y, *, init, carry_in, width):
-    """Instantiate CCU2C cells, two bits each, and return their sum bits."""
-    total = Signal(width + width % 2, name=f"{name}_sum")
-    carry = C(carry_in, 1)
-    for low in range(0, width, 2):
-        out = Signal(name=f"{name}_carry_{low}")
-        pins = {}
-        for half in (0, 1):
-            bit = min(low + half, width - 1)
-            pins |= {f"i_A{half}": a[bit], f"i_B{half}": x, f"i_C{half}": b[bit], f"i_D{half}": y}
-            pins |= {f"o_S{half}": total[low + half]}
-        m.submodules[f"{name}_{low}"] = Instance(
-            "CCU2C", p_INIT0=C(init, 16), p_INIT1=C(init, 16), p_INJECT1_0="NO", p_INJECT1_1="NO",
-            i_CIN=carry, o_COUT=out, **pins,
-        )  # fmt: skip
-        carry = out
-    return total[:width].as_signed()
-
-
 def _extend(value, width):
     """``value``, signed or not, as ``width`` bits."""
     value = value if value.shape().signed else Cat(value, C(0, 1)).as_signed()
     return Cat(value, value[-1].replicate(max(width - len(value), 0)))[:width]
 
 
-def gated_add(m, name, a, x, b, y, *, width, primitives):
-    """``(a if x else 0) + (b if y else 0)`` modulo ``2**width``, signed; combinational, one LUT4 a bit on ECP5."""
-    if primitives == "portable":
-        total = Signal(signed(width), name=f"{name}_sum")
-        m.d.comb += total.eq((_extend(a, width) & x.replicate(width)) + (_extend(b, width) & y.replicate(width)))
-        return total
-    return _carry_chain(m, name, _extend(a, width), x, _extend(b, width), y, init=0x7888, carry_in=0, width=width)
+def gated_add(m, name, a, x, b, y, *, width, primitives, subtract=False):
+    """``(b if y else 0) + (a if x else 0)`` modulo ``2**width``, signed; with ``subtract`` the difference.
 
-
-def gated_subtract(m, name, a, x, b, y, *, width, primitives):
-    """``(b if y else 0) - (a if x else 0)`` modulo ``2**width``, signed; combinational, one LUT4 a bit on ECP5."""
+    Combinational. On ECP5 it is the module GATED_ADDER of ``hw/gated_adder.v``, one LUT4 a bit.
+    """
+    total = Signal(signed(width), name=f"{name}_sum")
+    a, b = _extend(a, width), _extend(b, width)
     if primitives == "portable":
-        total = Signal(signed(width), name=f"{name}_sum")
-        m.d.comb += total.eq((_extend(b, width) & y.replicate(width)) - (_extend(a, width) & x.replicate(width)))
-        return total
-    return _carry_chain(m, name, _extend(a, width), x, _extend(b, width), y, init=0x8777, carry_in=1, width=width)
+        a, b = a & x.replicate(width), b & y.replicate(width)
+        m.d.comb += total.eq(b - a if subtract else b + a)
+    else:
+        m.submodules[name] = Instance(
+            "GATED_ADDER", p_WIDTH=width, p_SUBTRACT=int(subtract), i_A=a, i_X=x, i_B=b, i_Y=y, o_S=total
+        )
+    return total
 
 
 def adder_tree(m, name, operands):

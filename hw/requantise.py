@@ -4,7 +4,7 @@ from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.primitives import check_primitives, gated_add, gated_subtract
+from hw.primitives import check_primitives, gated_add
 
 __all__ = ["Activation", "ActivationBounds", "Requantiser"]
 
@@ -86,7 +86,7 @@ class Requantiser(wiring.Component):
             if bit < window - 2:
                 row = gated_add(m, name, once, x[bit], twice, x[bit + 1], **gates)
             else:
-                row = gated_subtract(m, name, twice, x[bit + 1], once, x[bit], **gates)
+                row = gated_add(m, name, twice, x[bit + 1], once, x[bit], **gates, subtract=True)
             operand = Signal(signed(width), name=f"product_{bit}", reset_less=True)
             m.d.sync += operand.eq(row)
             operands.append((operand, bit))
