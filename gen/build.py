@@ -8,14 +8,11 @@ port runs from the board's oscillator), so nothing has to be routed again.
 import json
 import os
 import re
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from boards import Board
 from boards.pll import PLL, achievable
@@ -23,8 +20,10 @@ from boards.top import CORE_CLOCK_NET, emit
 from gen import tools
 from gen.errors import GenError
 from gen.inputs import random_inputs
+from gen.steps import Steps
+from hw.primitives import GATED_ADDER
 
-__all__ = ["Routed", "RouterWatch", "Steps", "build", "nextpnr_phase", "retune", "yosys_phase"]
+__all__ = ["Routed", "RouterWatch", "build", "nextpnr_phase", "retune", "yosys_phase"]
 
 #: Longest that synthesis, or place and route of one seed, may take.
 TOOL_LIMIT_S = 2 * 3600
@@ -35,34 +34,12 @@ TIMING_ITERATIONS = 40
 
 #: What a run leaves in its folder; all of it is removed before the next.
 _PRODUCTS = (
-    *("top.bit", "top.v", "top.lpf", "top.json", "core.v", "report.json"),
+    *("top.bit", "top.v", "top.lpf", "top.json", "core.v", "gated_adder.v", "report.json"),
     *("yosys.log", "nextpnr.log", "nextpnr-*", "ecppack.log"),
 )
 
 #: nextpnr's names of what report.json counts.
 _CELLS = {"lut": "TRELLIS_COMB", "ff": "TRELLIS_FF", "mult": "MULT18X18D", "ebr": "DP16KD"}
-
-
-class Steps:
-    """Names, times and shows the steps of a run on stderr.
-
-    ``seconds`` holds how long each took, by name.
-    """
-
-    def __init__(self):
-        self.seconds: dict[str, float] = {}
-        self._console = Console(stderr=True)
-
-    @contextmanager
-    def step(self, name: str, title: str):
-        """Time a step; yields ``say(text)``, which shows what it is at where stderr is a terminal."""
-        begin = time.monotonic()
-        columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
-        with Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bar:
-            task = bar.add_task(title)
-            yield lambda text: bar.update(task, description=f"{title}: {text}")
-        self.seconds[name] = round(time.monotonic() - begin, 2)
-        self._console.print(f"{title}: {self.seconds[name]:.1f} s", markup=False, highlight=False)
 
 
 def yosys_phase(line: str) -> str | None:
@@ -294,7 +271,8 @@ def _synthesise(directory, steps):
             if phase := yosys_phase(line):
                 say(phase)
 
-        script = "read_verilog core.v top.v; synth_ecp5 -top top -json top.json"
+        shutil.copy(GATED_ADDER, directory)
+        script = f"read_verilog core.v top.v {GATED_ADDER.name}; synth_ecp5 -top top -json top.json"
         tools.run(
             "yosys", ["-p", script], directory=directory, log="yosys.log", on_line=on_line, timeout_s=TOOL_LIMIT_S
         )

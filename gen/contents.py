@@ -50,7 +50,10 @@ def _scales(scaling, config):
     bias, multiplier, shift = scale_words(scaling, config.lanes)
     mask = (1 << config.bias_bits) - 1
     biases = [[int(value) & mask for value in row] for row in bias]
-    scales = [[int(m) | int(s) << config.multiplier_bits for m, s in zip(*row, strict=True)] for row in zip(multiplier, shift, strict=True)]
+    scales = [
+        [int(m) | int(s) << config.multiplier_bits for m, s in zip(*row, strict=True)]
+        for row in zip(multiplier, shift, strict=True)
+    ]
     return biases, scales
 
 

@@ -123,9 +123,7 @@ def place(stages: list[Stage], lanes: int, kept: set[str]) -> tuple[dict[str, Pl
     for name in sorted(made, key=made.get):
         shape = shapes[name]
         readers = [stage for stage in stages if stage.source == name]
-        narrow = bool(readers) and all(
-            patches_of(stage, lanes, 1).mode == WindowMode.NARROW for stage in readers
-        )
+        narrow = bool(readers) and all(patches_of(stage, lanes, 1).mode == WindowMode.NARROW for stage in readers)
         halved = made[name] < 0 and narrow and lanes % 2 == 0 and shape[2] <= lanes // 2 and shape[0] > WINDOW
         candidate = Placement(0, shape, ceil_div(shape[2], lanes), 2 if halved else 1)
         busy = sorted(

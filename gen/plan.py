@@ -91,6 +91,11 @@ class Plan:
         return self._core_verilog
 
     @property
+    def fits(self) -> bool:
+        """Whether the board has all that it needs."""
+        return not self.problems
+
+    @property
     def problems(self) -> list[str]:
         """What does not fit the board, by how much."""
         problems = []
@@ -107,9 +112,7 @@ class Plan:
         macs_per_cycle = config.array_rows * config.lanes
         clock = self.clock_mhz_estimate
         macs = sum(layer.macs for stage in self.stages for layer in stage.layers)
-        weight_bytes = sum(
-            part.size for s in self.stages for part in (s.weights, s.window_weights) if part is not None
-        )
+        weight_bytes = sum(part.size for s in self.stages for part in (s.weights, s.window_weights) if part is not None)
         return {
             "model": self.table.name,
             "board": self.board.name,

@@ -12,9 +12,7 @@ EXPECTED_CLOCK_HZ = 104_166_667
 
 def _block_rams(width, depth):
     """Block RAMs of 18 Kb that a filled memory takes."""
-    return sum(
-        slices_of(width) * max(1, size // 512) if size > 32 else 0 for size in block_depths(depth)
-    )
+    return sum(slices_of(width) * max(1, size // 512) if size > 32 else 0 for size in block_depths(depth))
 
 
 def estimate(config: CoreConfig) -> dict[str, int]:

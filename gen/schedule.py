@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from gen.layout import Patches, Placement, ceil_div, patches_of
+from gen.layout import Placement, ceil_div, patches_of
 from gen.stages import Stage
 from hw.array import MacArray
 from hw.config import WINDOW, CoreConfig
@@ -209,4 +209,3 @@ def cycles_of(stages: list[Stage], config: CoreConfig) -> tuple[int, list[StageC
             written.append(array_free + write + 1)
         report.append(StageCycles(stage.name, begin, array_free, busy * stage.output_shape[0] * stage.output_shape[1]))
     return array_free + write + 2, report
-

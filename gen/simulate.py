@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from gen import tools
-from gen.build import Steps
 from gen.contents import feature_contents, words_to_bytes
 from gen.errors import GenError
 from gen.layout import tensor_from_words
 from gen.plan import Plan
 from gen.stages import results_of
+from gen.steps import Steps
 from hw.core import filled_memories
 from hw.memory import SLICE_BITS, slices_of
 from sim import driver, golden

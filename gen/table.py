@@ -19,7 +19,13 @@ HOST_OPERATORS = ("quantize", "dequantize", "softmax")
 
 #: Every operator a row may hold, host operators included.
 OPERATORS = (
-    "conv2d", "depthwise_conv2d", "fully_connected", "average_pool2d", "mean", "pad", "reshape",
+    "conv2d",
+    "depthwise_conv2d",
+    "fully_connected",
+    "average_pool2d",
+    "mean",
+    "pad",
+    "reshape",
     *HOST_OPERATORS,
 )
 

@@ -171,9 +171,7 @@ class ArrayController(wiring.Component):
         loops = {}
         advance = self.issue
         for name in ("words", "groups", "pixels"):
-            loop = loops[name] = Loop(
-                m, name, limit=job[name], load=take, load_limit=next_job[name], advance=advance
-            )
+            loop = loops[name] = Loop(m, name, limit=job[name], load=take, load_limit=next_job[name], advance=advance)
             advance = loop.ends
         word, group, row = (loops[name].ends for name in ("words", "groups", "pixels"))
         pixel = group
@@ -303,7 +301,9 @@ class MacArray(wiring.Component):
         shape = data.StructLayout({"destination": Destination, "address": config.address_bits})
         m.submodules.queue = queue = fifo.SyncFIFO(width=shape.size, depth=_IN_FLIGHT)
         pushed, popped = Signal(shape), data.View(shape, queue.r_data)
-        at_activation = delay(m, "result", controller.result, self.latency(config) - Activation.latency, reset_less=False)
+        at_activation = delay(
+            m, "result", controller.result, self.latency(config) - Activation.latency, reset_less=False
+        )
         m.d.comb += [
             pushed.destination.eq(controller.destination), pushed.address.eq(controller.address),
             queue.w_data.eq(pushed), queue.w_en.eq(controller.result), queue.r_en.eq(at_activation),

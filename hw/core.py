@@ -7,7 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.array import MacArray
-from hw.config import BANKS, TAPS, WINDOW, CoreConfig
+from hw.config import BANKS, TAPS, CoreConfig
 from hw.delay import delay
 from hw.depthwise import DepthwiseEngine
 from hw.gather import Gather

@@ -102,15 +102,14 @@ class HostPort(wiring.Component):
                 m.d.sync += [counter.eq(WORD_BYTES - 1), cycles.eq(0)]
                 with m.If(~crc.match_detected):
                     m.next = "refuse"
-                with m.Else():
-                    with m.Switch(header.operation):
-                        with m.Case(Operation.WRITE):
-                            m.next = "write"
-                        with m.Case(Operation.START):
-                            m.d.comb += self.start.eq(1)
-                            m.next = "run"
-                        with m.Default():
-                            m.next = "acknowledge"
+                with m.Else(), m.Switch(header.operation):
+                    with m.Case(Operation.WRITE):
+                        m.next = "write"
+                    with m.Case(Operation.START):
+                        m.d.comb += self.start.eq(1)
+                        m.next = "run"
+                    with m.Default():
+                        m.next = "acknowledge"
 
             with m.State("write"):
                 more = header.count != 0
@@ -152,20 +151,19 @@ class HostPort(wiring.Component):
             with m.State("acknowledge"):
                 m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(ACKNOWLEDGE), crc.start.eq(1)]
                 m.d.sync += counter.eq(self._read_cycles)
-                with m.If(sent):
-                    with m.Switch(header.operation):
-                        with m.Case(Operation.WRITE):
-                            m.next = "idle"
-                        with m.Case(Operation.READ):
-                            m.next = "read"
-                        with m.Default():
-                            digest = header.operation == Operation.IDENTIFY.value
-                            with m.If(digest):
-                                m.d.sync += word.eq(self._digest)
-                            with m.Else():
-                                m.d.sync += word.eq(cycles)
-                            m.d.sync += [header.count.eq(1), counter.eq(3)]
-                            m.next = "send"
+                with m.If(sent), m.Switch(header.operation):
+                    with m.Case(Operation.WRITE):
+                        m.next = "idle"
+                    with m.Case(Operation.READ):
+                        m.next = "read"
+                    with m.Default():
+                        digest = header.operation == Operation.IDENTIFY.value
+                        with m.If(digest):
+                            m.d.sync += word.eq(self._digest)
+                        with m.Else():
+                            m.d.sync += word.eq(cycles)
+                        m.d.sync += [header.count.eq(1), counter.eq(3)]
+                        m.next = "send"
 
             with m.State("read"):
                 m.d.comb += self.peek.eq(1)

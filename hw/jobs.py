@@ -3,7 +3,7 @@
 Counts are stored less one. The plan writes these words, the engines obey them.
 """
 
-from amaranth import unsigned, signed
+from amaranth import signed, unsigned
 from amaranth.lib import data, enum
 
 from hw.config import WINDOW, CoreConfig

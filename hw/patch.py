@@ -67,4 +67,3 @@ class PatchBuffer(wiring.Component):
             words.append(read.data)
         m.d.sync += self.r_data.eq(Cat(words))
         return m
-

@@ -4,13 +4,18 @@ Every component that uses one takes ``primitives``: ``"ecp5"`` instantiates the 
 the same arithmetic in plain Amaranth, which simulates anywhere. The tests hold the two against each other.
 """
 
+from pathlib import Path
+
 from amaranth import C, Cat, ClockSignal, Instance, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["PRIMITIVES", "Multiplier", "adder_tree", "gated_add"]
+__all__ = ["GATED_ADDER", "PRIMITIVES", "Multiplier", "adder_tree", "gated_add"]
 
 PRIMITIVES = ("portable", "ecp5")
+
+#: Verilog of the module GATED_ADDER, for synthesis.
+GATED_ADDER = Path(__file__).with_name("gated_adder.v")
 
 
 def check_primitives(primitives):
@@ -37,9 +42,7 @@ class Multiplier(wiring.Component):
             raise ValueError(f"operands must have 1 to 18 bits, not {a_bits} and {b_bits}")
         check_primitives(primitives)
         self._primitives = primitives
-        super().__init__(
-            {"a": In(signed(a_bits)), "b": In(signed(b_bits)), "p": Out(signed(a_bits + b_bits))}
-        )
+        super().__init__({"a": In(signed(a_bits)), "b": In(signed(b_bits)), "p": Out(signed(a_bits + b_bits))})
 
     def elaborate(self, platform):
         m = Module()

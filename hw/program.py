@@ -25,9 +25,7 @@ class Sequencer(wiring.Component):
 
     def __init__(self, *, width, depth, select, init=()):
         self._memory = FillMemory(width=width, depth=depth, select=select, init=init)
-        super().__init__(
-            {"fill": In(FillWord), "start": In(1), "jobs": Out(stream.Signature(width))}
-        )
+        super().__init__({"fill": In(FillWord), "start": In(1), "jobs": Out(stream.Signature(width))})
 
     def elaborate(self, platform):
         m = Module()
