@@ -235,7 +235,7 @@ def _layer_problems(layer, source):
             return
         top, bottom, left, right = layer.padding
         padded = source.shape[0] + top + bottom, source.shape[1] + left + right
-        expected = tuple((size - k) // s + 1 for size, k, s in zip(padded, layer.kernel, layer.stride))
+        expected = tuple((size - k) // s + 1 for size, k, s in zip(padded, layer.kernel, layer.stride, strict=True))
         if shape[:2] != expected:
             yield f"output must be {expected[0]}x{expected[1]}, not {shape[0]}x{shape[1]}"
     if layer.operator in WEIGHTED:
