@@ -1,0 +1,54 @@
+"""Driving a component's ports open loop: a value for every input in every cycle, and what the outputs show then."""
+
+from amaranth import Value
+from amaranth.sim import Simulator
+
+__all__ = ["corners", "drive", "packed", "simulate", "unpacked"]
+
+
+def simulate(dut, *benches):
+    """Run the async testbenches ``benches`` on ``dut`` to the end of all of them."""
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    for bench in benches:
+        simulator.add_testbench(bench)
+    simulator.run()
+
+
+def drive(dut, inputs, outputs):
+    """Values of the ports ``outputs`` of ``dut`` in each cycle, by name, while ``inputs`` play.
+
+    ``inputs`` has a value a cycle for each port name; structures are integers, first field lowest.
+    """
+    (cycles,) = {len(values) for values in inputs.values()}
+    driven = [(Value.cast(getattr(dut, name)), values) for name, values in inputs.items()]
+    watched = [(Value.cast(getattr(dut, name)), []) for name in outputs]
+
+    async def bench(ctx):
+        for cycle in range(cycles):
+            for port, values in driven:
+                ctx.set(port, values[cycle])
+            for port, values in watched:
+                values.append(ctx.get(port))
+            await ctx.tick()
+
+    simulate(dut, bench)
+    return {name: values for name, (_, values) in zip(outputs, watched, strict=True)}
+
+
+def corners(bits):
+    """Signed values of ``bits`` bits at which carries, signs and saturation turn."""
+    least, most = -(1 << bits - 1), (1 << bits - 1) - 1
+    near = (least, least + 1, least // 2, -2, -1, 0, 1, 2, most // 2, most - 1, most)
+    return sorted({value for value in near if least <= value <= most})
+
+
+def packed(values, bits):
+    """One integer of ``values``, ``bits`` bits each, the first lowest."""
+    return sum((int(value) & (1 << bits) - 1) << bits * n for n, value in enumerate(values))
+
+
+def unpacked(word, bits, count):
+    """Inverse of :func:`packed`: ``count`` signed values."""
+    half = 1 << bits - 1
+    return [((word >> bits * n & 2 * half - 1) ^ half) - half for n in range(count)]
