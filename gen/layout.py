@@ -110,20 +110,18 @@ def place(stages: list[Stage], lanes: int, kept: set[str]) -> tuple[dict[str, Pl
     bottom, largest tensors first within a stage. Stages run in order, and a stage writes a row only after it has read
     what the row is made of, so whole stages are lifetimes.
     """
-    made = {stages[0].source: -1} | {stage.output: n for n, stage in enumerate(stages)}
-    read = {name: 0 for name in made}
+    made = {stage.source: -1 for stage in stages} | {stage.output: n for n, stage in enumerate(stages)}
+    read = dict(made) | {stage.source: n for n, stage in enumerate(stages)}
     shapes = {stage.source: stage.source_shape for stage in stages} | {s.output: s.output_shape for s in stages}
-    for n, stage in enumerate(stages):
-        made.setdefault(stage.source, -1)
-        read[stage.source] = n
     for name in kept:
         read[name] = len(stages)
     placed: dict[str, Placement] = {}
     depth = 0
     for name in sorted(made, key=made.get):
         shape = shapes[name]
-        readers = [stage for stage in stages if stage.source == name]
-        narrow = bool(readers) and all(patches_of(stage, lanes, 1).mode == WindowMode.NARROW for stage in readers)
+        readers = [patches_of(stage, lanes, 1) for stage in stages if stage.source == name]
+        # A row job says which half the rows of its first window lie in, so a kernel must be no taller than a window.
+        narrow = all(patches.mode == WindowMode.NARROW and patches.tiles[0] == 1 for patches in readers)
         halved = made[name] < 0 and narrow and lanes % 2 == 0 and shape[2] <= lanes // 2 and shape[0] > WINDOW
         candidate = Placement(0, shape, ceil_div(shape[2], lanes), 2 if halved else 1)
         busy = sorted(

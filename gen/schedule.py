@@ -6,14 +6,15 @@ from gen.layout import Placement, ceil_div, patches_of
 from gen.stages import Stage
 from hw.array import MacArray
 from hw.config import WINDOW, CoreConfig
-from hw.core import Core
+from hw.core import Core, filled_memories
 from hw.depthwise import DepthwiseEngine
 from hw.gather import Gather
 from hw.jobs import JobKind, WindowMode, array_job, layer_job, row_job
+from hw.memory import FillWord
 from hw.program import Sequencer
 from hw.window import WindowGenerator
 
-__all__ = ["Addresses", "StageCycles", "array_program", "cycles_of", "window_program"]
+__all__ = ["Addresses", "StageCycles", "array_program", "cycles_of", "limits", "window_program"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,27 @@ def _bounds(scaling):
 
 def _encode(layout, fields):
     return layout.const(fields).as_value().value
+
+
+def limits(stages: list[Stage], config: CoreConfig) -> list[str]:
+    """What about ``stages`` the job words, or the fill bus, of a core have no room for."""
+    layer, array = layer_job(config), array_job(config)
+    problems = []
+    for stage in stages:
+        patches = patches_of(stage, config.lanes, config.words)
+        outputs = ceil_div(stage.output_shape[2], config.lanes)
+        for what, count, room in (
+            ("input channel groups", patches.groups, layer["groups"].shape.width),
+            ("output channel groups", outputs, array["groups"].shape.width),
+            ("patch words of a pixel", patches.words, array["words"].shape.width),
+        ):
+            if count > 1 << room:
+                problems.append(f"{stage.name}: {what}: {count}, more than the {1 << room} that a job counts")
+    most = 1 << len(FillWord.__annotations__["address"])
+    for name, memory in filled_memories(config).items():
+        if memory.depth > most:
+            problems.append(f"{name}: needs {memory.depth} words, more than the {most} that the fill bus addresses")
+    return problems
 
 
 def window_program(

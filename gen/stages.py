@@ -13,10 +13,13 @@ from gen.errors import GenError
 from gen.table import Layer, Table
 from sim import golden
 
-__all__ = ["Scaling", "Stage", "results_of", "stages_of", "tensor_of", "window_bits"]
+__all__ = ["Scaling", "Stage", "results_of", "sources_of", "stages_of", "window_bits"]
 
-_FRONT = ("depthwise_conv2d", "average_pool2d", "mean")
+_FRONT = ("depthwise_conv2d", "average_pool2d", "mean", "pad")
 _ARRAY = ("conv2d", "fully_connected")
+
+#: Sizes that the job words of :mod:`hw.jobs` have room for: of an input with its padding, and of a window.
+_MOST_SIZE, _MOST_KERNEL = 1023, 48
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,29 +105,12 @@ def stages_of(table: Table) -> list[Stage]:
     GenError
         If the engines lack something that the table needs; every such layer is listed.
     """
-    problems = []
-    stages = []
-    pending = None  # a front layer that waits for the array's half of its stage
-    for layer in table.layers:
-        if layer.on_host or layer.operator == "reshape":
-            continue
+    problems, stages = [], []
+    for front, array in _pairs(table):
         try:
-            if layer.operator in _FRONT:
-                if pending is not None:
-                    stages.append(_stage(table, pending, None))
-                pending = layer
-            elif layer.operator in _ARRAY:
-                fused = pending is not None and _fits_behind(table, pending, layer)
-                if pending is not None and not fused:
-                    stages.append(_stage(table, pending, None))
-                stages.append(_stage(table, pending if fused else None, layer))
-                pending = None
-            else:
-                raise GenError(f"{layer.operator} has no engine yet")
+            stages.append(_stage(table, front, array))
         except GenError as error:
-            problems.append(f"{table.name}: {layer.name}: {error}")
-    if pending is not None:
-        stages.append(_stage(table, pending, None))
+            problems.append(f"{table.name}: {(front or array).name}: {error}")
     if not stages and not problems:
         problems.append(f"{table.name}: the accelerator has nothing to do: no layer runs on it")
     if problems:
@@ -132,14 +118,10 @@ def stages_of(table: Table) -> list[Stage]:
     return stages
 
 
-def tensor_of(table: Table, name: str) -> str:
-    """The tensor in the feature memory that holds ``name``: reshapes and host operators in front move no data."""
-    while name not in table.inputs:
-        layer = table[name]
-        if layer.operator != "reshape":
-            return name
-        name = layer.inputs[0]
-    return name
+def sources_of(stages: list[Stage]) -> list[str]:
+    """Tensors that the host brings, in the order in which the stages read them."""
+    made = {stage.output for stage in stages}
+    return list(dict.fromkeys(stage.source for stage in stages if stage.source not in made))
 
 
 def results_of(table: Table) -> set[str]:
@@ -148,8 +130,57 @@ def results_of(table: Table) -> set[str]:
     for name in table.outputs:
         while name not in table.inputs and (table[name].on_host or table[name].operator == "reshape"):
             name = table[name].inputs[0]
-        names.add(name)
+        if name not in table.inputs:
+            names.add(name)
     return names
+
+
+def _pairs(table):
+    """Layers that share a stage: (layer of the depthwise engine or None, layer of the array or None)."""
+    pending = None  # a front layer that waits for the array's half of its stage
+    for layer in table.layers:
+        if layer.on_host or layer.operator == "reshape":
+            continue
+        if pending is not None and layer.operator in _ARRAY and _fits_behind(table, pending, layer):
+            yield pending, layer
+            pending = None
+            continue
+        if pending is not None:
+            yield pending, None
+        pending = layer if layer.operator in _FRONT else None
+        if pending is None:
+            yield None, layer
+    if pending is not None:
+        yield pending, None
+
+
+def _tensor_of(table, layer):
+    """The tensor in the feature memory that ``layer`` reads. A reshape of what the host brings is the host's work."""
+    seen = origin = layer.inputs[0]
+    while origin not in table.inputs and table[origin].operator == "reshape":
+        origin = table[origin].inputs[0]
+    if origin not in table.inputs and table[origin].on_host and not _from_host(table, origin):
+        raise GenError(
+            f"reads {origin}, a {table[origin].operator} of what the accelerator makes; "
+            "the host works only at the network's edges"
+        )
+    # A fully connected layer runs over its input in whatever shape it lies there.
+    if layer.operator == "fully_connected" or _shape(table.tensor(origin)) == _shape(table.tensor(seen)):
+        return origin
+    if _from_host(table, origin):
+        return seen
+    shapes = ("x".join(map(str, table.tensor(name).shape)) for name in (origin, seen))
+    raise GenError(f"reads {origin} reshaped from {' to '.join(shapes)}, which has no engine: it would move data")
+
+
+def _from_host(table, name):
+    """Whether the host has tensor ``name`` before the accelerator starts."""
+    while name not in table.inputs:
+        layer = table[name]
+        if not (layer.on_host or layer.operator == "reshape"):
+            return False
+        name = layer.inputs[0]
+    return True
 
 
 def _shape(tensor):
@@ -159,10 +190,13 @@ def _shape(tensor):
 
 def _fits_behind(table, front, layer):
     """Whether the array's ``layer`` can take its pixels straight from ``front``."""
-    source = tensor_of(table, layer.inputs[0])
+    source = layer.inputs[0]
+    while source not in table.inputs and table[source].operator == "reshape":
+        source = table[source].inputs[0]
     alone = source == front.name and len(_readers(table, front.name)) == 1 and front.name not in table.outputs
     if layer.operator == "fully_connected":
         return alone and prod(_shape(front.output)[:2]) == 1
+    alone = alone and _shape(table.source(layer)) == _shape(front.output)
     return alone and layer.kernel == (1, 1) and layer.stride == (1, 1) and layer.padding == (0, 0, 0, 0)
 
 
@@ -178,9 +212,10 @@ def _readers(table, name):
 
 def _stage(table, front, array):
     window = front or array
-    source = tensor_of(table, window.inputs[0])
+    if window.operator not in (*_FRONT, *_ARRAY):
+        raise GenError(f"{window.operator} has no engine yet")
+    source = _tensor_of(table, window)
     source_shape = _shape(table.tensor(source))
-    quantization = table.tensor(source).quantization
     kernel, stride, padding = window.kernel, window.stride, window.padding
     if window.operator in ("mean", "fully_connected"):
         kernel, stride, padding = source_shape[:2], (1, 1), (0, 0, 0, 0)
@@ -188,6 +223,10 @@ def _stage(table, front, array):
     stride = tuple(1 if size == 1 else step for size, step in zip(_shape(window.output)[:2], stride, strict=True))
     if max(stride) > 2:
         raise GenError(f"stride must be 1 or 2, not {max(stride)}")
+    padded = source_shape[0] + sum(padding[:2]), source_shape[1] + sum(padding[2:])
+    for what, sizes, most in (("input with its padding", padded, _MOST_SIZE), ("window", kernel, _MOST_KERNEL)):
+        if max(sizes) > most:
+            raise GenError(f"{what} must be at most {most}x{most}, not {sizes[0]}x{sizes[1]}")
     window_weights = window_scaling = None
     if front is not None:
         window_weights, window_scaling = _settled(*_window_arithmetic(table, front, source_shape), 2)
@@ -197,10 +236,9 @@ def _stage(table, front, array):
     if array is None:
         weights, scaling = _copy(source_shape[2])
     else:
-        inner = table.source(array) if front is not None else table.tensor(source)
         rows, columns = kernel if front is None else (1, 1)
         weights = array.weights.reshape(output_shape[2], rows, columns, -1)
-        scaling = _weighted_scaling(table, array, inner.quantization.zero_point)
+        scaling = _weighted_scaling(table, array)
     weights, scaling = _settled(weights, scaling, 0)
     return Stage(
         front=front,
@@ -213,7 +251,7 @@ def _stage(table, front, array):
         kernel=kernel,
         stride=stride,
         padding=padding,
-        pad=quantization.zero_point,
+        pad=(window.output if window.operator == "pad" else table.source(window)).quantization.zero_point,
         window_weights=window_weights,
         window_scaling=window_scaling,
         weights=weights,
@@ -221,12 +259,13 @@ def _stage(table, front, array):
     )
 
 
-def _weighted_scaling(table, layer, zero_point):
+def _weighted_scaling(table, layer):
     """Scaling of a layer with weights; the input's zero point moves into the bias, since padding reads as it."""
     channel_last = layer.operator == "depthwise_conv2d"
     by_channel = np.moveaxis(layer.weights, -1, 0) if channel_last else layer.weights
     flat = by_channel.reshape(by_channel.shape[0], -1).astype(np.int64)
     multiplier, shift = golden.layer_multipliers(table, layer)
+    zero_point = table.source(layer).quantization.zero_point
     channels = np.zeros(flat.shape[0], np.int64)
     return Scaling(
         bias=layer.bias.astype(np.int64) - zero_point * flat.sum(axis=1),
@@ -241,17 +280,18 @@ def _weighted_scaling(table, layer, zero_point):
 def _window_arithmetic(table, layer, source_shape):
     """Weights and scaling of a layer on the depthwise engine."""
     if layer.operator == "depthwise_conv2d":
-        return layer.weights, _weighted_scaling(table, layer, table.source(layer).quantization.zero_point)
+        return layer.weights, _weighted_scaling(table, layer)
     channels = source_shape[2]
     if layer.operator == "mean":
-        count = prod(source_shape[:2])
-        multiplier, shift = golden.layer_multipliers(table, layer)
-        bias, zero_point, weight = (
-            -count * table.source(layer).quantization.zero_point,
-            layer.output.quantization.zero_point,
-            1,
-        )
-        kernel = source_shape[:2]
+        count, kernel, weight = prod(source_shape[:2]), source_shape[:2], 1
+        multiplier, shift = (int(value[0]) for value in golden.layer_multipliers(table, layer))
+        bias = -count * table.source(layer).quantization.zero_point
+        zero_point = layer.output.quantization.zero_point
+    elif layer.operator == "pad":
+        # Copies: twice the value, halved.
+        count, kernel, weight = 1, (1, 1), 2
+        multiplier, shift = 1 << 30, 0
+        bias = zero_point = 0
     else:
         if any(layer.padding):
             raise GenError("an average pool with padding has no engine yet; only whole windows are averaged")
@@ -261,8 +301,8 @@ def _window_arithmetic(table, layer, source_shape):
     fill = np.full(channels, 1, np.int64)
     scaling = Scaling(
         bias=fill * bias,
-        multiplier=fill * int(multiplier),
-        shift=fill * int(shift),
+        multiplier=fill * multiplier,
+        shift=fill * shift,
         zero_point=zero_point,
         clamp=layer.clamp,
         reach=fill * (128 * count * weight),
