@@ -3,7 +3,9 @@
 from amaranth import Value
 from amaranth.sim import Simulator
 
-__all__ = ["corners", "drive", "packed", "simulate", "unpacked"]
+from hw.config import CoreConfig
+
+__all__ = ["corners", "drive", "packed", "simulate", "small_config", "unpacked"]
 
 
 def simulate(dut, *benches):
@@ -52,3 +54,14 @@ def unpacked(word, bits, count):
     """Inverse of :func:`packed`: ``count`` signed values."""
     half = 1 << bits - 1
     return [((word >> bits * n & 2 * half - 1) ^ half) - half for n in range(count)]
+
+
+def small_config(**changes):
+    """Dimensions of a core that simulates fast."""
+    dimensions = dict(
+        lanes=2, words=2, accumulator_bits=24, depthwise_accumulator_bits=22, bias_bits=22, window_bits=20,
+        depthwise_window_bits=18, multiplier_bits=33, feature_depth=256, patch_depth=16, weight_depth=64,
+        scale_depth=32, coefficient_depth=64, depthwise_scale_depth=32, window_program_depth=32,
+        array_program_depth=32,
+    )  # fmt: skip
+    return CoreConfig(**dimensions | changes)

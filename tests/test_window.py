@@ -1,0 +1,526 @@
+"""Windows, gather and patch buffer, against NumPy windows of whole tensors."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from amaranth import Value
+from ports import drive, packed, simulate, small_config
+
+from hw.gather import Gather
+from hw.jobs import JobKind, WindowMode, layer_job, row_job
+from hw.patch import PatchBuffer
+from hw.window import WindowGenerator
+
+DRAIN = 12
+
+
+@dataclass
+class Layer:
+    """A tensor in the banks, and the walk over it."""
+
+    tensor: np.ndarray  # int8 (H, W, C)
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]  # top, left
+    results: tuple[int, int]  # rows, columns
+    pad: int
+    beats: int
+    patch_words: int
+    coefficients: int
+    scales: int
+    bounds: tuple[int, int, int]
+    written: list[int]
+    high: list[int]
+
+    def __post_init__(self):
+        self.tiles = tuple(-(-size // 3) for size in self.kernel)
+
+    def groups(self, config):
+        return -(-self.tensor.shape[2] // config.lanes)
+
+
+def random_layer(rng, config, *, written=0, **fixed):
+    height, width = rng.randint(1, 8), rng.randint(1, 8)
+    channels = rng.randint(1, 3 * config.lanes)
+    kernel = rng.choice([(1, 1), (3, 3), (3, 3), (5, 5), (2, 7), (4, 3)])
+    stride = rng.randint(1, 2), rng.randint(1, 2)
+    padding = rng.randint(0, kernel[0] - 1), rng.randint(0, kernel[1] - 1)
+    fields = {
+        "tensor": np.random.default_rng(rng.getrandbits(32)).integers(-128, 128, (height, width, channels), np.int8),
+        "kernel": kernel,
+        "stride": stride,
+        "padding": padding,
+        "results": (rng.randint(1, 4), rng.randint(1, 5)),
+        "pad": rng.choice((-128, 127, 0, rng.randint(-128, 127))),
+        "beats": rng.choice((1, 1, 2, 9)),
+        "patch_words": rng.randint(1, config.patch_depth),
+        "coefficients": rng.randint(0, 3),
+        "scales": rng.randint(0, 3),
+        "bounds": tuple(rng.randint(-128, 127) for _ in range(3)),
+    } | fixed
+    rows = fields["results"][0]
+    needs = []
+    for _ in range(rows):
+        written += rng.randint(0, 2)
+        needs.append(written)
+    return Layer(**fields, written=needs, high=[rng.randrange(8) for _ in range(rows)])
+
+
+def placed(layer, config, rng, banks, base):
+    """Write the tensor into ``banks`` from ``base`` on; its jobs, and the first free address.
+
+    Where one window covers the kernel's height, groups of three rows lie in any order: only the row jobs know.
+    """
+    height, width, channels = layer.tensor.shape
+    groups, lanes = layer.groups(config), config.lanes
+    column_pitch = groups + rng.randrange(2)
+    row_pitch = -(-width // 3) * column_pitch + rng.randrange(3)
+    triples = -(-height // 3)
+    order = list(range(triples))
+    if layer.tiles[0] == 1:
+        rng.shuffle(order)
+    whole = np.zeros((height, width, groups * lanes), np.int8)
+    whole[..., :channels] = layer.tensor
+    for y, x, g in np.ndindex(height, width, groups):
+        word = packed(whole[y, x, g * lanes : (g + 1) * lanes], 8)
+        address = base + order[y // 3] * row_pitch + x // 3 * column_pitch + g
+        banks[3 * (y % 3) + x % 3][address] = word
+    mask = (1 << config.address_bits) - 1
+    top, left = -layer.padding[0], -layer.padding[1]
+    fields = {
+        "kind": JobKind.LAYER, "mode": WindowMode.WIDE, "beats": layer.beats - 1, "channels": 0,
+        "groups": groups - 1, "tiles_x": layer.tiles[1] - 1, "tiles_y": layer.tiles[0] - 1,
+        "stride": layer.stride[1] - 1, "width": width, "height": height, "pixels": layer.results[1] - 1, "x": left,
+        "column_base": left // 3 * column_pitch & mask, "column_residue": left % 3,
+        "column_pitch": column_pitch, "row_pitch": row_pitch, "pad": layer.pad, "patch_words": layer.patch_words,
+        "coefficients": layer.coefficients, "scales": layer.scales,
+        "bounds": dict(zip(("zero_point", "lo", "hi"), layer.bounds, strict=True)),
+    }  # fmt: skip
+    jobs = [layer_job(config).const(fields).as_value().value]
+    for row in range(layer.results[0]):
+        y = row * layer.stride[0] + top
+        bases = [0, 0, 0]
+        for at in range(y, y + 3):
+            triple = at // 3
+            place = order[triple] if 0 <= triple < triples else triple
+            bases[at % 3] = base + place * row_pitch & mask
+        fields = {
+            "kind": JobKind.ROW, "written": layer.written[row] & 0xFFFF, "row_base": bases, "row_residue": y % 3,
+            "high_half": layer.high[row], "y": y,
+        }  # fmt: skip
+        jobs.append(row_job(config).const(fields).as_value().value)
+    return jobs, base + triples * row_pitch + 1
+
+
+def expected_windows(layer, config):
+    """Rows of pixels of windows: (taps as integers, beat, high half, first, last, end, coefficient, scale)."""
+    height, width, channels = layer.tensor.shape
+    groups, lanes = layer.groups(config), config.lanes
+    # A tensor's lanes beyond its channels are 0 in memory; a padded position has the pad in every lane.
+    margin = 32
+    whole = np.full((height + 2 * margin, width + 2 * margin, groups * lanes), layer.pad, np.int8)
+    whole[margin : margin + height, margin : margin + width] = 0
+    whole[margin : margin + height, margin : margin + width, :channels] = layer.tensor
+    for row in range(layer.results[0]):
+        pixels = []
+        for column in range(layer.results[1]):
+            pixel = []
+            for group in range(groups):
+                for tile, (down, across) in enumerate(np.ndindex(layer.tiles)):
+                    y = margin + row * layer.stride[0] - layer.padding[0] + 3 * down
+                    x = margin + column * layer.stride[1] - layer.padding[1] + 3 * across
+                    taps = whole[y : y + 3, x : x + 3, group * lanes : (group + 1) * lanes].reshape(9, lanes)
+                    words = [packed(tap, 8) for tap in taps]
+                    count = layer.tiles[0] * layer.tiles[1]
+                    for beat in range(layer.beats):
+                        last = tile == count - 1
+                        end = last and group == groups - 1 and beat == layer.beats - 1
+                        pixel.append(
+                            (words, beat, layer.high[row], tile == 0, last, end,
+                             layer.coefficients + group * count + tile, layer.scales + group)
+                        )  # fmt: skip
+            pixels.append(pixel)
+        yield pixels
+
+
+class Walk:
+    """What a window generator did with its jobs: everything by cycle, counted from the one after ``start``."""
+
+    def __init__(self):
+        self.offered, self.taken, self.freed = [], [], []
+        self.windows, self.bounds, self.rows = [], [], []
+
+
+async def walk(ctx, dut, config, jobs, banks, patch_words, *, seed=0, job_gap=0.0, row_gap=0.0, free_delay=(1, 1),
+               rows=(0, 0), cycles=8000):  # fmt: skip
+    """Start ``dut``, feed it ``jobs``, memory, rows and room for ``cycles`` cycles or until it has rested.
+
+    ``patch_words`` has the patch's size for every pixel in order; ``rows`` are the first and last count of rows
+    written; gaps are probabilities of an idle cycle; room comes back ``free_delay`` cycles after a pixel, at random.
+    """
+    rng, done = random.Random(seed), Walk()
+    written, most = rows
+    address_mask, word_mask = (1 << config.address_bits) - 1, (1 << config.word_bits) - 1
+    ports = {name: Value.cast(getattr(dut, name)) for name in ("r_addr", "r_data", "window", "control", "bounds")}
+    ctx.set(dut.start, 1)
+    ctx.set(dut.jobs.valid, 0)
+    await ctx.tick()
+    ctx.set(dut.start, 0)
+    reading, addressed, pending = [[0] * 9] * 2, [(0, 0)] * 3, []
+    at = ended = idle = 0
+    for cycle in range(cycles):
+        if len(done.offered) == at < len(jobs) and rng.random() >= job_gap:
+            done.offered.append(cycle)
+        valid = len(done.offered) > at
+        ctx.set(dut.jobs.valid, valid)
+        ctx.set(dut.jobs.payload, jobs[at] if valid else rng.getrandbits(30))
+        written += written < most and rng.random() >= row_gap
+        done.rows.append(written)
+        ctx.set(dut.rows_written, written & 0xFFFF)
+        freed = sum(words for when, words in pending if when == cycle)
+        if freed:
+            done.freed.append((cycle, freed))
+        ctx.set(dut.freed, freed)
+
+        ctx.set(ports["r_data"], packed(reading[0], config.word_bits))
+        addresses = ctx.get(ports["r_addr"])
+        now = [bank.get(addresses >> n * config.address_bits & address_mask, 0) for n, bank in enumerate(banks)]
+        reading = [reading[1], now]
+        addressed = [*addressed[1:], (ctx.get(dut.coefficient), ctx.get(dut.scale))]
+        idle += 1
+        if ctx.get(dut.valid):
+            idle = 0
+            word, value = ctx.get(ports["control"]), ctx.get(ports["window"])
+            taps = [value >> n * config.word_bits & word_mask for n in range(9)]
+            first, last, end = (bool(word >> n & 1) for n in (9, 10, 11))
+            # Coefficient and scale addresses come two cycles before their window, for their memories' sake.
+            done.windows.append((cycle, (taps, word & 63, word >> 6 & 7, first, last, end, *addressed[0])))
+            done.bounds.append(ctx.get(ports["bounds"]))
+            if end:
+                pending.append((cycle + rng.randint(*free_delay), patch_words[ended]))
+                ended += 1
+        if valid and ctx.get(dut.jobs.ready):
+            done.taken.append(cycle)
+            at, idle = at + 1, 0
+        if at == len(jobs) and idle > 100:
+            break
+        await ctx.tick()
+    return done
+
+
+def program(rng, config, count, *, written=0, **fixed):
+    """Random layers in one memory: layers, jobs and banks."""
+    banks = [{address: rng.getrandbits(config.word_bits) for address in range(2**config.address_bits)} for _ in "9" * 9]
+    layers, jobs, base = [], [], rng.randrange(3)
+    for _ in range(count):
+        while True:
+            layer = random_layer(rng, config, written=written, **fixed)
+            trial = [dict(bank) for bank in banks]
+            words, end = placed(layer, config, rng, trial, base)
+            if end + 8 < 2**config.address_bits:
+                break
+        banks, base, written = trial, end, layer.written[-1]
+        layers.append(layer)
+        jobs.append(words)
+    return layers, jobs, banks
+
+
+def patch_sizes(layers):
+    return [layer.patch_words for layer in layers for _ in range(layer.results[0] * layer.results[1])]
+
+
+def check_windows(walked, layers, config):
+    expected = [
+        window for layer in layers for pixels in expected_windows(layer, config) for pixel in pixels for window in pixel
+    ]
+    assert len(walked.windows) == len(expected)
+    for number, ((cycle, got), wanted) in enumerate(zip(walked.windows, expected, strict=True)):
+        assert got == wanted, f"window {number}, cycle {cycle}"
+    bounds = [
+        packed(layer.bounds, 8)
+        for layer in layers
+        for pixels in expected_windows(layer, config)
+        for pixel in pixels
+        for _ in pixel
+    ]
+    assert walked.bounds == bounds
+
+
+def check_cycles(walked, layers, config, latency):
+    """Every job is taken, and every window issued, in the first cycle in which the rules allow it."""
+    room, freed = config.patch_depth, iter(walked.freed)
+    last, number, taken, issues = -DRAIN - 1, 0, [], []
+
+    def offer():
+        return max(walked.offered[len(taken)], last + 1)
+
+    for layer in layers:
+        taken.append(max(offer(), last + DRAIN + 1))
+        for row, pixels in enumerate(expected_windows(layer, config)):
+            when = offer()
+            while walked.rows[when] < layer.written[row]:
+                when += 1
+            taken.append(when)
+            issue = when + 1
+            for pixel in pixels:
+                while room < layer.patch_words:
+                    cycle, words = next(freed)
+                    room, issue = room + words, max(issue, cycle + 1)
+                room -= layer.patch_words
+                issues += range(issue, issue + len(pixel))
+                issue += len(pixel)
+                number += 1
+            last = issue - 1
+    assert walked.taken == taken
+    assert [cycle - latency for cycle, _ in walked.windows] == issues
+
+
+def run(layers, jobs, banks, config, **conditions):
+    """Walk the whole program once and check it."""
+    dut = WindowGenerator(config, drain_cycles=DRAIN)
+    kept = []
+
+    async def bench(ctx):
+        words = [word for group in jobs for word in group]
+        kept.append(await walk(ctx, dut, config, words, banks, patch_sizes(layers), **conditions))
+
+    simulate(dut, bench)
+    check_windows(kept[0], layers, config)
+    check_cycles(kept[0], layers, config, dut.latency)
+    return kept[0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+def test_walks(lanes, seed):
+    """Random tensors, kernels, strides, paddings, groups and beats, one after another in one memory."""
+    rng = random.Random(100 * lanes + seed)
+    config = small_config(lanes=lanes, feature_depth=512)
+    written = rng.choice((0, 65530))
+    layers, jobs, banks = program(rng, config, 3, written=written)
+    slow = seed % 2
+    run(layers, jobs, banks, config, seed=seed, job_gap=0.7 * slow, row_gap=0.95 * slow,
+        free_delay=(1, 60) if slow else (2, 2), rows=(written, layers[-1].written[-1]))  # fmt: skip
+
+
+def test_every_position_of_a_small_tensor():
+    """Each residue of row and column, on tensors from 1 x 1, with both strides and every padding of a 3 x 3 kernel."""
+    rng = random.Random(7)
+    config = small_config(lanes=1, feature_depth=64)
+    for height, width in ((1, 1), (1, 4), (2, 2), (5, 3)):
+        for step in (1, 2):
+            fixed = {
+                "tensor": np.array([rng.randint(-128, 127) for _ in range(height * width)], np.int8).reshape(
+                    height, width, 1
+                ),
+                "kernel": (3, 3), "stride": (step, step), "padding": (step, 3 - step), "results": (height, width),
+                "beats": 1, "patch_words": 1, "pad": -128,
+            }  # fmt: skip
+            run(*program(rng, config, 1, **fixed), config, rows=(0, 99))
+
+
+def test_large_extents():
+    """The greatest widths that the job word holds: nothing near the ends counts as inside."""
+    rng = random.Random(8)
+    config = small_config(lanes=1, feature_depth=512)
+    tensor = np.array([rng.randint(-128, 127) for _ in range(1022)], np.int8)
+    for shape in ((1, 1022, 1), (1022, 1, 1)):
+        fixed = {
+            "tensor": tensor.reshape(shape), "kernel": (3, 3), "stride": (2, 2), "padding": (1, 1),
+            "results": (min(4, shape[0]), min(600, (shape[1] + 1) // 2 + 2)), "beats": 1, "patch_words": 1, "pad": 5,
+        }  # fmt: skip
+        run(*program(rng, config, 1, **fixed), config, rows=(0, 99))
+
+
+def test_room_for_exactly_one_patch():
+    """A patch as large as the buffer waits until every word is back, and then goes at once."""
+    rng = random.Random(9)
+    config = small_config(feature_depth=512)
+    fixed = {"patch_words": config.patch_depth, "beats": 1, "kernel": (3, 3), "results": (2, 4)}
+    layers, jobs, banks = program(rng, config, 2, **fixed)
+    walked = run(layers, jobs, banks, config, free_delay=(20, 40), rows=(0, 99))
+    assert len(walked.freed) == 16
+
+
+def test_rows_that_are_never_written():
+    """A row whose source is not there is never begun."""
+    rng = random.Random(10)
+    config = small_config(feature_depth=512)
+    fixed = {"kernel": (1, 1), "results": (3, 2), "patch_words": 1, "beats": 1}
+    layers, jobs, banks = program(rng, config, 1, written=5, **fixed)
+    layers[0].written[:] = [5, 6, 7]
+    base_jobs = placed(layers[0], config, random.Random(0), [{} for _ in range(9)], 0)[0]
+    dut = WindowGenerator(config, drain_cycles=DRAIN)
+    kept = []
+
+    async def bench(ctx):
+        kept.append(await walk(ctx, dut, config, base_jobs, banks, patch_sizes(layers), rows=(6, 6), cycles=300))
+
+    simulate(dut, bench)
+    assert len(kept[0].taken) == 3  # the layer and two rows
+
+
+@pytest.mark.parametrize("after", [9, 14, 23, 31, 40])
+def test_start_while_running(after):
+    """A start forgets rows, pixels and room of what was under way."""
+    rng = random.Random(11)
+    config = small_config(feature_depth=512)
+    fixed = {"patch_words": 5, "beats": 2, "kernel": (3, 3), "results": (3, 4)}
+    layers, jobs, banks = program(rng, config, 2, **fixed)
+    words = [word for group in jobs for word in group]
+    dut = WindowGenerator(config, drain_cycles=DRAIN)
+    kept = []
+
+    async def bench(ctx):
+        for cycles in (after, 8000):
+            sizes = patch_sizes(layers)
+            kept.append(await walk(ctx, dut, config, words, banks, sizes, rows=(0, 99), cycles=cycles))
+            ctx.set(dut.jobs.valid, 0)
+            ctx.set(dut.freed, 0)
+            if cycles == after:
+                ctx.set(dut.start, 1)
+                await ctx.tick()
+                ctx.set(dut.start, 0)
+                await ctx.tick().repeat(2 * DRAIN)
+
+    simulate(dut, bench)
+    check_windows(kept[1], layers, config)
+    check_cycles(kept[1], layers, config, dut.latency)
+
+
+def test_end_job_is_never_taken():
+    config = small_config()
+    dut = WindowGenerator(config, drain_cycles=DRAIN)
+    kept = []
+
+    async def bench(ctx):
+        kept.append(await walk(ctx, dut, config, [0], [{}] * 9, [], cycles=100))
+
+    simulate(dut, bench)
+    assert not kept[0].taken and not kept[0].windows
+
+
+def test_peek():
+    """While the engines rest, the host reads any word of any bank at the window's first position."""
+    rng = random.Random(12)
+    config = small_config(lanes=2)
+    dut = WindowGenerator(config, drain_cycles=DRAIN)
+    reads = [(rng.randrange(3), rng.randrange(3), rng.randrange(256)) for _ in range(12)]
+    banks = [[rng.getrandbits(16) for _ in range(256)] for _ in range(9)]
+    got = []
+
+    async def bench(ctx):
+        reading = [[0] * 9] * 2
+        ctx.set(dut.peek, 1)
+        for row, column, address in reads:
+            ctx.set(dut.peek_row, row)
+            ctx.set(dut.peek_column, column)
+            ctx.set(dut.peek_address, address)
+            for _ in range(dut.latency):
+                ctx.set(Value.cast(dut.r_data), packed(reading[0], 16))
+                addresses = ctx.get(Value.cast(dut.r_addr))
+                reading = [reading[1], [banks[n][addresses >> 8 * n & 255] for n in range(9)]]
+                await ctx.tick()
+            got.append(ctx.get(Value.cast(dut.window)) & 0xFFFF)
+
+    simulate(dut, bench)
+    assert got == [banks[3 * row + column][address] for row, column, address in reads]
+
+
+@pytest.mark.parametrize("lanes, words", [(1, 1), (2, 1), (3, 2), (4, 1), (6, 2), (8, 1), (16, 1)])
+@pytest.mark.parametrize("mode", [WindowMode.WIDE, WindowMode.NARROW])
+def test_gather(mode, lanes, words):
+    """Taps one after another, or bytes in order of row, column, channel, from either half of the words."""
+    rng = np.random.default_rng([lanes, words, mode.value])
+    config = small_config(lanes=lanes, words=words)
+    width = lanes * words
+    for channels in range(1, config.narrow_channels + 1) if mode == WindowMode.NARROW else (1,):
+        count = 60
+        windows = rng.integers(-128, 128, (count, 9, lanes), np.int8)
+        valid, end = rng.integers(0, 2, (2, count))
+        halves = lanes % 2 == 0 and channels <= lanes // 2
+        high = rng.integers(0, 8, count) if halves and mode == WindowMode.NARROW else np.zeros(count, int)
+        beats = rng.integers(0, 9 if mode == WindowMode.WIDE else -(-9 * channels // width), count)
+        dut = Gather(config)
+        tail = [0] * dut.latency
+        seen = drive(
+            dut,
+            {
+                "window": [packed(window.reshape(-1), 8) for window in windows] + tail,
+                "valid": [int(bit) for bit in valid] + tail,
+                "control": [
+                    int(beat) | int(h) << 6 | int(e) << 11 for beat, h, e in zip(beats, high, end, strict=True)
+                ] + tail,
+                "mode": [mode.value] * (count + dut.latency),
+                "channels": [channels - 1] * (count + dut.latency),
+            },
+            ["o", "o_valid", "o_end"],
+        )  # fmt: skip
+        assert seen["o_valid"] == tail + list(valid) and seen["o_end"][dut.latency :] == list(end)
+        for n in range(count):
+            got = seen["o"][n + dut.latency]
+            if mode == WindowMode.WIDE:
+                assert got & (1 << 8 * lanes) - 1 == packed(windows[n, beats[n]], 8)
+                continue
+            first = [lanes // 2 * (int(high[n]) >> row & 1) for row in range(3)]
+            values = [windows[n, tap, first[tap // 3] + c] for tap in range(9) for c in range(channels)]
+            piece = values[beats[n] * width : (beats[n] + 1) * width]
+            assert got & (1 << 8 * len(piece)) - 1 == packed(piece, 8)
+
+
+@pytest.mark.parametrize("words", [1, 2, 3, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_patch_buffer(words, seed):
+    """Feature words join, whole words do not, patches end anywhere, and the ring goes round."""
+    rng = random.Random(10 * words + seed)
+    config = small_config(words=words, patch_depth=8)
+    dut = PatchBuffer(config)
+    bits, width = config.word_bits, config.word_bits * words
+    ring = [0] * 8
+    arrivals, expected_arrivals, wrong = [], [], []
+
+    async def bench(ctx):
+        for program in range(3):
+            ctx.set(dut.valid, 0)
+            ctx.set(dut.start, 1)
+            await ctx.tick()
+            ctx.set(dut.start, 0)
+            address = place = 0
+            arrived = False
+            for _ in range(120):
+                valid, full, end = rng.random() < 0.7, place == 0 and rng.random() < 0.3, rng.random() < 0.3
+                value = rng.getrandbits(width)
+                for port, bit in ((dut.valid, valid), (dut.full, full), (dut.end, end), (dut.data, value)):
+                    ctx.set(port, bit)
+                arrivals.append(ctx.get(dut.arrived))
+                expected_arrivals.append(arrived)
+                await ctx.tick()
+                arrived = valid and end
+                if not valid:
+                    continue
+                written = address
+                if full:
+                    ring[address], place = value, words
+                else:
+                    mask = (1 << bits) - 1
+                    ring[address] = ring[address] & ~(mask << place * bits) | (value & mask) << place * bits
+                    place += 1
+                if end or place == words:
+                    address, place = (address + 1) % 8, 0
+                if end:
+                    # Read back from the cycle after ``arrived`` on: the word just closed, then any.
+                    ctx.set(dut.valid, 0)
+                    arrivals.append(ctx.get(dut.arrived))
+                    expected_arrivals.append(True)
+                    arrived = False
+                    await ctx.tick()
+                    for read in (written, rng.randrange(8)):
+                        ctx.set(dut.r_addr, read)
+                        await ctx.tick().repeat(2)
+                        if ctx.get(dut.r_data) != ring[read]:
+                            wrong.append((program, read))
+
+    simulate(dut, bench)
+    assert not wrong and arrivals == expected_arrivals
