@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from amaranth import Shape
+from amaranth.lib import data
+
 from gen.layout import Placement, ceil_div, patches_of
 from gen.stages import Stage
 from hw.array import MacArray
@@ -68,17 +71,22 @@ def limits(stages: list[Stage], config: CoreConfig) -> list[str]:
         patches = patches_of(stage, config.lanes, config.words)
         outputs = ceil_div(stage.output_shape[2], config.lanes)
         for what, count, room in (
-            ("input channel groups", patches.groups, layer["groups"].shape.width),
-            ("output channel groups", outputs, array["groups"].shape.width),
-            ("patch words of a pixel", patches.words, array["words"].shape.width),
+            ("input channel groups", patches.groups, _width(layer, "groups")),
+            ("output channel groups", outputs, _width(array, "groups")),
+            ("patch words of a pixel", patches.words, _width(array, "words")),
         ):
             if count > 1 << room:
                 problems.append(f"{stage.name}: {what}: {count}, more than the {1 << room} that a job counts")
-    most = 1 << len(FillWord.__annotations__["address"])
+    most = 1 << _width(data.Layout.cast(FillWord), "address")
     for name, memory in filled_memories(config).items():
         if memory.depth > most:
             problems.append(f"{name}: needs {memory.depth} words, more than the {most} that the fill bus addresses")
     return problems
+
+
+def _width(layout, name):
+    """Bits of a field."""
+    return Shape.cast(layout[name].shape).width
 
 
 def window_program(
