@@ -239,10 +239,10 @@ class MacArray(wiring.Component):
     """
 
     def __init__(self, config: CoreConfig, *, select, init):
-        self._config = config
-        self._columns = [Column(config, number=n, select=select, init=init) for n in range(config.lanes)]
         if self.latency(config) >= _IN_FLIGHT:
             raise ValueError(f"{config.lanes} columns are more than {_IN_FLIGHT} results in flight allow")
+        self._config = config
+        self._columns = [Column(config, number=n, select=select, init=init) for n in range(config.lanes)]
         super().__init__(
             {
                 "fill": In(FillWord),

@@ -1,0 +1,368 @@
+# amaranth: UnusedElaboratable=no
+
+"""MAC array: sums, requantisation, destinations and timing, against NumPy dot products."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from amaranth import Value
+from ports import drive, packed, simulate, small_config, unpacked
+
+from hw.array import Column, MacArray
+from hw.jobs import array_job
+from sim.golden import multiply_by_quantized_multiplier
+
+
+@dataclass
+class Contents:
+    """What the columns hold: weights (columns, depth, K); bias, multiplier and shift (columns, depth)."""
+
+    weights: np.ndarray
+    bias: np.ndarray
+    multiplier: np.ndarray
+    shift: np.ndarray
+
+    def words(self, config):
+        """Memory words by name."""
+        memories = {}
+        for n in range(config.lanes):
+            memories[f"weights_{n}"] = [packed(word, 8) for word in self.weights[n]]
+            memories[f"bias_{n}"] = [packed([value], config.bias_bits) for value in self.bias[n]]
+            memories[f"scale_{n}"] = [
+                int(m) | int(s) << config.multiplier_bits
+                for m, s in zip(self.multiplier[n], self.shift[n], strict=True)
+            ]
+        return memories
+
+    def results(self, sums, columns, scale, config, bounds):
+        """Int8 results of ``columns`` for their sums, with the parameters at address ``scale``."""
+        zero_point, lo, hi = bounds
+        half = 1 << config.window_bits - 1
+        total = np.clip(np.asarray(sums, np.int64) + self.bias[columns, scale], -half, half - 1)
+        scaled = multiply_by_quantized_multiplier(total, self.multiplier[columns, scale], -self.shift[columns, scale])
+        return np.clip(np.clip(scaled, -512, 512) + zero_point, lo, hi)
+
+
+def random_contents(config, seed):
+    rng = np.random.default_rng(seed)
+    shape = config.lanes, config.scale_depth
+    weights = rng.integers(-128, 128, (config.lanes, config.weight_depth, config.array_rows), np.int8)
+    weights[:, ::4] = rng.choice([-128, 127], weights[:, ::4].shape)
+    return Contents(
+        weights=weights,
+        bias=rng.integers(-(1 << 18), 1 << 18, shape) >> rng.integers(0, 10, shape),
+        multiplier=rng.integers(1 << 30, 1 << 31, shape),
+        shift=rng.integers(7, 12, shape),
+    )
+
+
+def selects(config):
+    """Fill selects of all memories, apart from each other."""
+    names = [f"{kind}_{n}" for n in range(config.lanes) for kind in ("weights", "bias", "scale")]
+    return {name: 7 + 3 * n for n, name in enumerate(names)}
+
+
+@dataclass
+class Row:
+    """A job of the array."""
+
+    pixels: int
+    words: int
+    groups: int
+    weights: int
+    scales: int
+    address: int
+    column_pitch: int
+    row_residue: int
+    last: int
+    bounds: tuple[int, int, int]
+
+    def encoded(self, config):
+        fields = vars(self) | {
+            "pixels": self.pixels - 1, "words": self.words - 1, "groups": self.groups - 1,
+            "bounds": dict(zip(("zero_point", "lo", "hi"), self.bounds, strict=True)),
+        }  # fmt: skip
+        return array_job(config).const(fields).as_value().value
+
+
+def random_rows(rng, config, count):
+    rows = []
+    for n in range(count):
+        words, groups = rng.choice((1, 1, 2, 3, 5)), rng.choice((1, 2, 3, 6))
+        lo, hi = sorted((rng.randint(-128, 127), rng.randint(-128, 127)))
+        rows.append(
+            Row(
+                pixels=rng.choice((1, 2, 5, 8)), words=words, groups=groups,
+                weights=rng.randint(0, config.weight_depth - words * groups),
+                scales=rng.randint(0, config.scale_depth - groups), address=rng.randint(0, 200),
+                column_pitch=rng.randint(0, 15), row_residue=rng.randrange(3), last=int(n == count - 1),
+                bounds=(rng.randint(-60, 60), min(lo, 0), max(hi, 1)),
+            )
+        )  # fmt: skip
+    return rows
+
+
+class Run:
+    """What an array did, by cycle."""
+
+    def __init__(self):
+        self.offered, self.taken, self.arrived, self.freed, self.writes = [], [], [], [], []
+
+
+async def play(ctx, dut, config, rows, patches, *, seed=0, job_gap=0.0, patch_gap=0.0, cycles=6000):
+    """Start ``dut`` and feed it jobs and patches, these into whatever room there is, until it has rested."""
+    rng, done = random.Random(seed), Run()
+    ring = [rng.getrandbits(8 * config.array_rows) for _ in range(config.patch_depth)]
+    room, tail, reading = config.patch_depth, 0, [0, 0]
+    waiting, idle = list(patches), 0
+    ctx.set(dut.start, 1)
+    ctx.set(dut.jobs.valid, 0)
+    ctx.set(dut.arrived, 0)
+    await ctx.tick()
+    ctx.set(dut.start, 0)
+    for cycle in range(cycles):
+        freed = ctx.get(dut.freed)
+        if freed:
+            done.freed.append((cycle, freed))
+            # What was given back is overwritten at once.
+            room += freed
+        arrived = bool(waiting) and room >= len(waiting[0]) and rng.random() >= patch_gap
+        if arrived:
+            for word in waiting.pop(0):
+                ring[tail] = packed(word, 8)
+                tail, room = (tail + 1) % config.patch_depth, room - 1
+            done.arrived.append(cycle)
+        for n in range(room):
+            ring[(tail + n) % config.patch_depth] = rng.getrandbits(8 * config.array_rows)
+        ctx.set(dut.arrived, arrived)
+        at = len(done.taken)
+        if len(done.offered) == at < len(rows) and rng.random() >= job_gap:
+            done.offered.append(cycle)
+        offering = len(done.offered) > at
+        ctx.set(dut.jobs.valid, offering)
+        ctx.set(dut.jobs.payload, rows[at].encoded(config) if offering else rng.getrandbits(30))
+        ctx.set(dut.x, reading[0])
+        reading = [reading[1], ring[ctx.get(dut.patch)]]
+        idle += 1
+        if offering and ctx.get(dut.jobs.ready):
+            done.taken.append(cycle)
+            idle = 0
+        if enable := ctx.get(dut.w_en):
+            idle = 0
+            done.writes.append(
+                (cycle, enable, ctx.get(dut.w_addr), unpacked(ctx.get(dut.w_data), 8, config.lanes),
+                 ctx.get(dut.row_written), ctx.get(dut.finished))
+            )  # fmt: skip
+        else:
+            assert not ctx.get(dut.row_written) and not ctx.get(dut.finished)
+        if idle > 120:
+            break
+        await ctx.tick()
+    return done
+
+
+def check(done, rows, patches, contents, config):
+    """Every write, job and return of room, in the cycle in which it must be."""
+    latency = MacArray.latency(config)
+    columns = np.arange(config.lanes)
+    address_mask = (1 << config.address_bits) - 1
+    last, pixel, taken, freed, writes = -1, 0, [], [], []
+    for number, row in enumerate(rows):
+        taken.append(max(done.offered[number], last))
+        issue = taken[-1] + 1
+        for p in range(row.pixels):
+            patch = np.asarray(patches[pixel], np.int64)
+            issue = max(issue, done.arrived[pixel] + 1)
+            for group in range(row.groups):
+                first = row.weights + group * row.words
+                sums = np.einsum("wk,nwk->n", patch, contents.weights[:, first : first + row.words].astype(np.int64))
+                issue += row.words
+                row_ends = p == row.pixels - 1 and group == row.groups - 1
+                writes.append(
+                    (
+                        issue - 1 + latency,
+                        1 << 3 * row.row_residue + p % 3,
+                        row.address + p // 3 * row.column_pitch + group & address_mask,
+                        contents.results(sums, columns, row.scales + group, config, row.bounds).tolist(),
+                        int(row_ends),
+                        int(row_ends and row.last),
+                    )
+                )
+            freed.append((issue, row.words))
+            pixel += 1
+        last = issue - 1
+    assert done.taken == taken
+    assert done.freed == freed
+    assert len(done.writes) == len(writes)
+    for got, wanted in zip(done.writes, writes, strict=True):
+        assert got == wanted
+    return writes
+
+
+def random_patches(rows, config, seed):
+    rng = np.random.default_rng(seed)
+    patches = [
+        rng.integers(-128, 128, (row.words, config.array_rows), np.int8) for row in rows for _ in range(row.pixels)
+    ]
+    for patch in patches[::3]:
+        patch[:] = rng.choice([-128, 127], patch.shape)
+    return patches
+
+
+@pytest.mark.parametrize(
+    "lanes, words, patch_gap, job_gap", [(1, 1, 0.0, 0.0), (2, 2, 0.0, 0.0), (3, 2, 0.9, 0.0), (4, 1, 0.5, 0.9)]
+)
+def test_array(lanes, words, patch_gap, job_gap):
+    """Rows of all shapes, patches early and late, jobs early and late: two programs, one start each."""
+    config = small_config(lanes=lanes, words=words)
+    contents = random_contents(config, lanes)
+    dut = MacArray(config, select=selects(config), init=contents.words(config))
+    runs = []
+
+    async def bench(ctx):
+        for seed in range(2):
+            rows = random_rows(random.Random(10 * lanes + seed), config, 8)
+            patches = random_patches(rows, config, seed)
+            done = await play(ctx, dut, config, rows, patches, seed=seed, job_gap=job_gap, patch_gap=patch_gap)
+            runs.append((done, rows, patches))
+
+    simulate(dut, bench)
+    for done, rows, patches in runs:
+        writes = check(done, rows, patches, contents, config)
+        assert sum(finished for *_, finished in writes) == 1
+
+
+def test_a_result_every_cycle():
+    """One patch word a pixel: as many results are on their way as the latency allows."""
+    config = small_config(lanes=3, words=1)
+    contents = random_contents(config, 1)
+    rows = [
+        Row(pixels=14, words=1, groups=8, weights=n, scales=n, address=3, column_pitch=8, row_residue=n,
+            last=int(n == 2), bounds=(n, -128, 127))
+        for n in range(3)
+    ]  # fmt: skip
+    patches = random_patches(rows, config, 2)
+    dut = MacArray(config, select=selects(config), init=contents.words(config))
+    kept = []
+
+    async def bench(ctx):
+        kept.append(await play(ctx, dut, config, rows, patches))
+
+    simulate(dut, bench)
+    writes = check(kept[0], rows, patches, contents, config)
+    assert [cycle for cycle, *_ in writes[:100]] == list(range(writes[0][0], writes[0][0] + 100))
+
+
+def test_no_job_after_the_last():
+    """A job behind the last of a program, which a memory's rest may look like, is not taken before the next start."""
+    config = small_config(lanes=1, words=1)
+    contents = random_contents(config, 3)
+    rows = random_rows(random.Random(4), config, 3)
+    patches = random_patches(rows, config, 4)
+    dut = MacArray(config, select=selects(config), init=contents.words(config))
+    kept = []
+
+    async def bench(ctx):
+        for _ in range(2):
+            kept.append(await play(ctx, dut, config, [*rows, rows[0]], [*patches, *patches[:1]], cycles=600))
+
+    simulate(dut, bench)
+    for done in kept:
+        assert len(done.taken) == len(rows) and len(done.writes) == sum(row.pixels * row.groups for row in rows)
+        assert [finished for *_, finished in done.writes].count(1) == 1
+
+
+@pytest.mark.parametrize("after", [3, 8, 13, 26])
+def test_start_while_running(after):
+    """A start drops the row at hand and the patches that wait, and reads patches from the first word again."""
+    config = small_config(lanes=2, words=1)
+    contents = random_contents(config, 5)
+    rows = random_rows(random.Random(6), config, 4)
+    patches = random_patches(rows, config, 6)
+    dut = MacArray(config, select=selects(config), init=contents.words(config))
+    kept = []
+
+    async def bench(ctx):
+        await play(ctx, dut, config, rows, patches, cycles=after)
+        ctx.set(dut.start, 1)
+        ctx.set(dut.jobs.valid, 0)
+        ctx.set(dut.arrived, 0)
+        await ctx.tick()
+        ctx.set(dut.start, 0)
+        await ctx.tick().repeat(MacArray.latency(config) + 2)
+        kept.append(await play(ctx, dut, config, rows, patches))
+
+    simulate(dut, bench)
+    check(kept[0], rows, patches, contents, config)
+
+
+def test_filled_over_the_bus():
+    """The fill bus reaches every column's three memories, each under its own selects."""
+    config = small_config(lanes=3, words=2, weight_depth=40, scale_depth=12)
+    contents = random_contents(config, 7)
+    select = selects(config)
+    rows = random_rows(random.Random(8), config, 4)
+    patches = random_patches(rows, config, 8)
+    dut = MacArray(config, select=select, init={})
+    kept = []
+
+    async def bench(ctx):
+        for name, words in contents.words(config).items():
+            for address, word in enumerate(words):
+                for part in range(2):
+                    piece = word >> 36 * part & (1 << 36) - 1
+                    fill = 1 | select[name] + part << 1 | address << 11 | piece << 25
+                    ctx.set(Value.cast(dut.fill), fill)
+                    await ctx.tick()
+        ctx.set(Value.cast(dut.fill), 0)
+        await ctx.tick().repeat(config.lanes + 3)
+        kept.append(await play(ctx, dut, config, rows, patches))
+
+    simulate(dut, bench)
+    check(kept[0], rows, patches, contents, config)
+
+
+@pytest.mark.parametrize("lanes, words", [(1, 1), (3, 2), (5, 1)])
+def test_column(lanes, words):
+    """A column alone: its inputs leave a cycle later, its sums follow the documented delays."""
+    config = small_config(lanes=lanes, words=words)
+    contents = random_contents(config, 9)
+    number = lanes - 1
+    dut = Column(config, number=number, select=selects(config), init=contents.words(config))
+    rng = np.random.default_rng(words)
+    count = 150
+    x = rng.integers(-128, 128, (count, config.array_rows), np.int8)
+    weight = rng.integers(0, config.weight_depth, count).tolist()
+    first = (rng.random(count) < 0.4).astype(int).tolist()
+    first[0] = 1
+    scale = rng.integers(0, config.scale_depth, count).tolist()
+    sum_at, scale_at, latency = 2 + Column.sum_delay(config), Column.scale_delay(config), Column.latency(config)
+    cycles = count + latency
+
+    def at(delay, values):
+        return [0] * delay + values + [0] * (cycles - delay - len(values))
+
+    ports = {
+        "x": at(2, [packed(word, 8) for word in x]), "weight": at(0, weight),
+        "first": at(sum_at, first), "scale": at(scale_at, scale),
+    }  # fmt: skip
+    seen = drive(dut, ports, ["o", *(f"{name}_out" for name in ports)])
+    for name, values in ports.items():
+        assert seen[f"{name}_out"] == [0, *values[:-1]]
+    total, expected = 0, []
+    for n in range(count):
+        product = int(x[n].astype(np.int64) @ contents.weights[number, weight[n]].astype(np.int64))
+        total = product if first[n] else total + product
+        bounds = 0, -512, 512
+        expected.append(int(contents.results([total], [number], scale[n], config, bounds)[0]))
+    assert seen["o"][latency:] == expected
+
+
+def test_more_columns_than_results_in_flight():
+    config = small_config(lanes=64, words=1)
+    init = {}
+    with pytest.raises(ValueError) as caught:
+        MacArray(config, select=selects(config), init=init)
+    assert str(caught.value) == "64 columns are more than 64 results in flight allow"
