@@ -1,6 +1,6 @@
 """Driving a component's ports open loop: a value for every input in every cycle, and what the outputs show then."""
 
-from amaranth import Value
+from amaranth import ClockDomain, Module, Value
 from amaranth.sim import Simulator
 
 from hw.config import CoreConfig
@@ -10,7 +10,10 @@ __all__ = ["corners", "drive", "packed", "simulate", "small_config", "unpacked"]
 
 def simulate(dut, *benches):
     """Run the async testbenches ``benches`` on ``dut`` to the end of all of them."""
-    simulator = Simulator(dut)
+    top = Module()
+    top.domains.sync = ClockDomain()  # there even when ``dut`` has no register
+    top.submodules.dut = dut
+    simulator = Simulator(top)
     simulator.add_clock(1e-6)
     for bench in benches:
         simulator.add_testbench(bench)
