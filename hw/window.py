@@ -72,20 +72,31 @@ class WindowGenerator(wiring.Component):
         m = Module()
         config, layer = self._config, self.layer
         m.d.comb += self.bounds.eq(layer.bounds)
-        next_layer = data.View(layer_job(config), self.jobs.payload[: layer_job(config).size])
-        next_row = data.View(row_job(config), self.jobs.payload[: row_job(config).size])
-
-        # Which job begins.
-        running, drained, enough = Signal(), Signal(init=1), Signal()
-        take_layer, take_row = Signal(), Signal()
+        # The next job waits in a register, and whether it is due in another: counting and comparing take their time.
+        pending, pending_valid = Signal(self.jobs.payload.shape()), Signal()
+        next_layer = data.View(layer_job(config), pending[: layer_job(config).size])
+        next_row = data.View(row_job(config), pending[: row_job(config).size])
+        running, drained, due = Signal(), Signal(init=1), Signal()
+        take, take_layer, take_row = Signal(), Signal(), Signal()
         behind = Signal(signed(16))
         m.d.comb += [
             behind.eq(self.rows_written - next_row.written),
-            enough.eq(~behind[-1]),
-            take_layer.eq(self.jobs.valid & ~running & (next_layer.kind == JobKind.LAYER) & drained),
-            take_row.eq(self.jobs.valid & ~running & (next_layer.kind == JobKind.ROW) & enough),
-            self.jobs.ready.eq(take_layer | take_row),
+            take.eq(due & ~running),
+            take_layer.eq(take & (next_layer.kind == JobKind.LAYER)),
+            take_row.eq(take & (next_layer.kind == JobKind.ROW)),
+            self.jobs.ready.eq(~pending_valid),
         ]
+        with m.If(~pending_valid):
+            m.d.sync += [pending.eq(self.jobs.payload), pending_valid.eq(self.jobs.valid)]
+        with m.Switch(next_layer.kind):
+            with m.Case(JobKind.LAYER):
+                m.d.sync += due.eq(pending_valid & drained & ~running)
+            with m.Case(JobKind.ROW):
+                m.d.sync += due.eq(pending_valid & ~behind[-1])
+            with m.Default():
+                m.d.sync += due.eq(0)
+        with m.If(take | self.start):
+            m.d.sync += [pending_valid.eq(0), due.eq(0)]
         with m.If(take_layer):
             m.d.sync += layer.eq(next_layer)
 

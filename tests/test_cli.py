@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -10,6 +11,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import tomli_w
 from click.testing import CliRunner
 
 import gen.cli
@@ -22,6 +24,7 @@ from gen.source import resolve
 from gen.table import Layer, Quantization, Table, TensorType
 from gen.table_file import load, save
 from gen.table_print import describe
+from sim import golden
 
 SMALL = "mobilenet_v1:alpha=0.25,resolution=32,classes=4"
 
@@ -70,6 +73,101 @@ def fakes(monkeypatch):
         setattr(module, name, function)
         monkeypatch.setitem(sys.modules, f"gen.{name}", module)
     return calls
+
+
+def program(*arguments):
+    """Run ``python -m gen ARGUMENTS``."""
+    words = [sys.executable, "-m", "gen", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+#: What report.json says of a plan, and what a simulation adds.
+PLANNED = {
+    "model", "board", "device", "macs", "live_macs", "array", "cycles", "clock_mhz", "latency_us", "fps", "utilisation",
+    "resources", "weight_bytes", "feature_bytes",
+}  # fmt: skip
+SIMULATED = {"cycles_measured", "bit_exact", "host_load_us", "tools", "seconds"}
+
+
+def test_check_as_a_program(tmp_path):
+    result = program("check", "--json", "-o", tmp_path)
+    report = json.loads(result.stdout)
+    assert (result.returncode, result.stderr) == (0, "digits: 14 layers, 0.07 million MACs\n")
+    assert report.keys() >= PLANNED
+    assert report.keys().isdisjoint(SIMULATED)
+    assert report["array"].keys() == {"k", "n", "macs_per_cycle", "depthwise_lanes", "requantiser_lanes"}
+    assert report["resources"].keys() == {"lut", "ff", "mult", "ebr"}
+    assert all(counts["used"] <= counts["available"] for counts in report["resources"].values())
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    shown = run("check")
+    assert shown.exit_code == 0
+    assert f"{report['cycles']} cycles" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, status, message",
+    [
+        (["check", "--array", "7x2"], 1, "error: array 7x2: K must be a multiple of N, and N 1 to 18\n"),
+        (["simulate", "--array", "32x16", "--board", "ulx3s"], 1, "does not fit ulx3s (LFE5U-85F); closest with array"),
+        (["check", "mobilenet_v1:resolution=2000"], 1, "resolution must be in 1..1024"),
+        (["simulate", "--rtl", "nothing.v"], 1, "error: nothing.v: there is no such file\n"),
+        (["check", "--board", "nothing"], 2, "board must be one of"),
+    ],
+)
+def test_failures_as_a_program(arguments, status, message):
+    result = program(*arguments)
+    assert (result.returncode, result.stdout) == (status, "")
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.cocotb
+def test_simulate_digits_as_a_program(tmp_path):
+    """The built-in network, whole, on a hundred scans that it has not seen."""
+    result = program("simulate", "--board", "ulx3s", "--json", "-o", tmp_path)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    assert report.keys() >= PLANNED | SIMULATED | {"accuracy"}
+    assert report["bit_exact"] is True
+    assert report["cycles_measured"] == report["cycles"]
+    assert report["tools"].keys() >= {"verilator", "yosys"}
+    assert all(seconds >= 0 for seconds in report["seconds"].values())
+    scans, labels = held_out()
+    table = resolve(None)
+    ((name, _),) = table.inputs.items()
+    expected = np.stack([golden.run(table, {name: scan})[table.outputs[0]] for scan in scans[:100]])
+    assert np.array_equal(np.load(tmp_path / "output.npy"), expected)
+    assert report["accuracy"] == np.mean(expected.argmax(axis=-1) == labels[:100])
+    assert report["accuracy"] > 0.9
+    assert "\nmodule core(" in (tmp_path / "core.v").read_text()
+
+
+@pytest.mark.cocotb
+def test_simulate_other_rtl_as_a_program(tmp_path):
+    """A layer table of one's own; then its core with one adder that subtracts."""
+    rows = [{"name": "first", "operator": "conv2d", "channels": 3, "kernel": 3}]
+    inputs = {"x": {"shape": [5, 4, 2], "scale": 0.02, "zero_point": 1}}
+    document = {"name": "one", "inputs": inputs, "layers": rows, "weights": {"seed": 1}}
+    (tmp_path / "one.toml").write_text(tomli_w.dumps(document))
+    options = "simulate", tmp_path / "one.toml", "--board", "sim", "--array", "2x2", "--random", 2, "--seed", 3
+    good = program(*options, "-o", tmp_path / "good", "--json")
+    assert good.returncode == 0, good.stderr
+    assert json.loads(good.stdout)["bit_exact"] is True
+    assert np.load(tmp_path / "good" / "output.npy").shape[0] == 2
+
+    head, begin, text = (tmp_path / "good" / "core.v").read_text().partition("\nmodule \\core.array.column_0 ")
+    (tmp_path / "bad.v").write_text(head + begin + text.replace("$signed(base) + ", "$signed(base) - ", 1))
+    bad = program(*options, "-o", tmp_path / "bad", "--json", "--rtl", tmp_path / "bad.v")
+    report = json.loads(bad.stdout)
+    assert (bad.returncode, report["bit_exact"]) == (1, False)
+    assert json.loads((tmp_path / "bad" / "report.json").read_text()) == report
+    assert re.search(
+        r"\nerror: input 0, first: row \d+, column \d+, channel [02]: expected -?\d+, got -?\d+ ", bad.stderr
+    )
+    assert "Traceback" not in bad.stderr
+    # The core just generated is there all the same.
+    assert (tmp_path / "bad" / "core.v").read_text() == (tmp_path / "good" / "core.v").read_text()
 
 
 def test_as_a_program():
