@@ -189,6 +189,7 @@ def simulate(model, board, directory, as_json, array, paths, count, seed, rtl):
         if not as_json:
             _draw_digits(scans, outputs)
     _write_report(directory, report)
+    _write_report(directory, report)
     _print_report(report, as_json)
     if not report["bit_exact"]:
         raise GenError(report["difference"])

@@ -1,7 +1,7 @@
 """Plan: a network on a board. Dimensions, memory map, schedule, exact cycles, estimated resources."""
 
 import zlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table as Rows
 
+import boards
 from gen import schedule
 from gen.contents import memory_contents
 from gen.errors import GenError
@@ -21,9 +22,12 @@ from gen.tools import rtlil_to_verilog
 from hw.config import CoreConfig
 from hw.core import Core
 
-__all__ = ["Plan", "plan"]
+__all__ = ["FAST_ENOUGH_US", "Plan", "plan"]
 
 _RESOURCES = {"lut": "LUT4", "ff": "flip-flops", "mult": "MULT18X18D", "ebr": "block RAMs"}
+
+#: An inference that takes no longer is fast enough for a smaller array, which builds in minutes, to be worth more.
+FAST_ENOUGH_US = 100
 
 #: Patch words between what gathers and the array: one block RAM deep.
 _PATCH_DEPTH = 512
@@ -64,12 +68,16 @@ class Plan:
     cycles: int
     stage_cycles: list[schedule.StageCycles]
     resources: dict[str, int]
-    _verilog: dict = field(default_factory=dict)
 
     @property
     def clock_mhz_estimate(self) -> float:
         """Core clock that designs of this kind reach on the board, before place and route tells."""
         return EXPECTED_CLOCK_HZ / 1e6
+
+    @property
+    def latency_us(self) -> float:
+        """Expected time of an inference."""
+        return self.cycles / self.clock_mhz_estimate
 
     @cached_property
     def contents(self) -> dict[str, list[int]]:
@@ -87,13 +95,13 @@ class Plan:
         return zlib.crc32(repr(self.config).encode())
 
     @cached_property
-    def _core_verilog(self):
+    def _core(self):
         core = Core(self.config, init=self.contents, digest=self.digest)
         return rtlil_to_verilog(rtlil.convert(core, name="core", emit_src=False))
 
     def verilog(self) -> str:
         """The core as Verilog, module ``core``: what is simulated and what is synthesised."""
-        return self._core_verilog
+        return self._core
 
     @property
     def fits(self) -> bool:
@@ -102,8 +110,8 @@ class Plan:
 
     @property
     def problems(self) -> list[str]:
-        """What does not fit the board, by how much."""
-        problems = []
+        """What does not fit the board or the job words, by how much."""
+        problems = schedule.limits(self.stages, self.config)
         for name, available in self.board.resources.items():
             used = self.resources[name]
             if used > available and not (name == "ebr" and self.board.simulation_only):
@@ -165,7 +173,7 @@ class Plan:
             },
             "cycles": self.cycles,
             "clock_mhz": clock,
-            "latency_us": self.cycles / clock,
+            "latency_us": self.latency_us,
             "fps": 1e6 * clock / self.cycles,
             "utilisation": macs / (self.cycles * macs_per_cycle),
             "resources": {
@@ -180,7 +188,8 @@ class Plan:
 def plan(table: Table, board, *, array: tuple[int, int] | None = None) -> Plan:
     """Choose the array (or take ``array`` = (K, N)) for ``table`` on ``board``, and schedule it.
 
-    Among the arrays that fit it takes the fastest, and among those within 3 % of it the smallest.
+    Of the arrays that fit it takes the smallest that is fast enough (:data:`FAST_ENOUGH_US`). Where none is, the
+    fastest; and of those within 3 % of that, the smallest.
 
     Raises
     ------
@@ -191,25 +200,29 @@ def plan(table: Table, board, *, array: tuple[int, int] | None = None) -> Plan:
     stages = stages_of(table)
     if array is not None:
         k, n = array
-        if n < 1 or k % n or n > 18:
-            raise GenError(f"array {k}x{n}: K must be a multiple of N, and N 1 to 18")
+        if not 1 <= n <= 16 or not 1 <= k <= 128 or k % n:
+            raise GenError(f"array {k}x{n}: K must be a multiple of N and at most 128, N must be in 1..16")
         candidates = [(n, k // n)]
     else:
-        most = board.resources["mult"]
-        candidates = [(n, words) for n in (2, 3, 4, 5, 6, 8) for words in (1, 2, 3, 4) if n * n * words <= most]
+        candidates = [(n, w) for n in (2, 3, 4, 5, 6, 8) for w in (1, 2, 3, 4) if n * n * w <= board.resources["mult"]]
     plans = [_planned(table, board, stages, lanes, words) for lanes, words in candidates]
     fitting = [candidate for candidate in plans if candidate.fits]
     if not fitting:
         closest = min(plans, key=_excess)
-        k, n = closest.config.array_rows, closest.config.lanes
+        problems = "\n  ".join(closest.problems)
         raise GenError(
-            f"{table.name} does not fit {board.name} ({board.device}); closest with array {k}x{n}:\n  "
-            + "\n  ".join(closest.problems)
-            + f"\n  {_way_out(closest)}"
+            f"{table.name} does not fit {board.name} ({board.device}); closest with array {_array(closest)}:\n  "
+            f"{problems}\n  {_way_out(plans)}"
         )
+    enough = [candidate for candidate in fitting if candidate.latency_us <= FAST_ENOUGH_US]
     fastest = min(candidate.cycles for candidate in fitting)
-    near = [candidate for candidate in fitting if candidate.cycles <= 1.03 * fastest]
+    near = enough or [candidate for candidate in fitting if candidate.cycles <= 1.03 * fastest]
     return min(near, key=lambda candidate: (candidate.resources["lut"], candidate.cycles))
+
+
+def _array(candidate):
+    """Its array as text."""
+    return f"{candidate.config.array_rows}x{candidate.config.lanes}"
 
 
 def _excess(candidate):
@@ -217,14 +230,13 @@ def _excess(candidate):
     return max(candidate.resources[name] / available for name, available in candidate.board.resources.items())
 
 
-def _way_out(candidate):
-    """The nearest thing that would fit."""
-    import boards
-
-    for name in boards.names():
-        board = boards.get(name)
-        if not board.simulation_only and not replace(candidate, board=board).fits:
-            return f"it would fit {name} ({board.device})"
+def _way_out(plans):
+    """The nearest thing that would fit: the smallest board that takes one of ``plans``."""
+    known = [boards.get(name) for name in boards.names()]
+    for board in sorted((b for b in known if not b.simulation_only), key=lambda b: b.resources["lut"]):
+        for candidate in plans:
+            if replace(candidate, board=board).fits:
+                return f"it would fit {board.name} ({board.device}) with array {_array(candidate)}"
     return "no board here is large enough; --board sim simulates it all the same"
 
 

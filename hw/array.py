@@ -22,10 +22,10 @@ _IN_FLIGHT = 64
 class Column(wiring.Component):
     """One column: K multipliers, their adder tree, an accumulator and a requantiser; one output channel at a time.
 
-    ``x`` belongs to the ``weight`` address of :attr:`weight_latency` cycles before, ``first`` (of a sum) to the ``x`` of
-    :meth:`sum_delay` cycles before, ``scale`` (address of bias and multiplier) to the address of :meth:`scale_delay`
-    cycles before. All of these leave for the next column a cycle later. ``o`` follows the last weight's address by
-    :meth:`latency` cycles. No stall, no reset.
+    ``x`` belongs to the ``weight`` address of :attr:`weight_latency` cycles before, ``first`` (of a sum) to the ``x``
+    of :meth:`sum_delay` cycles before, ``scale`` (address of bias and multiplier) to the address of
+    :meth:`scale_delay` cycles before. All of these leave for the next column a cycle later. ``o`` follows the last
+    weight's address by :meth:`latency` cycles. No stall, no reset.
 
     Golden model: ``sim.golden.run_layer`` for ``conv2d`` and ``fully_connected``.
 
