@@ -57,6 +57,8 @@ def _compile(runner, folder, top, sources):
         build_args=ARGUMENTS,
         timescale=("1ns", "1ps"),
     )
+    for header in folder.glob("*.gch"):  # precompiled, 70 MB each
+        header.unlink()
 
 
 if __name__ == "__main__":

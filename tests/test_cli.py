@@ -92,7 +92,8 @@ SIMULATED = {"cycles_measured", "bit_exact", "host_load_us", "tools", "seconds"}
 def test_check_as_a_program(tmp_path):
     result = program("check", "--json", "-o", tmp_path)
     report = json.loads(result.stdout)
-    assert (result.returncode, result.stderr) == (0, "digits: 14 layers, 0.07 million MACs\n")
+    assert result.returncode == 0
+    assert re.fullmatch(r"digits: \d+ layers, 0.\d\d million MACs\n", result.stderr)
     assert report.keys() >= PLANNED
     assert report.keys().isdisjoint(SIMULATED)
     assert report["array"].keys() == {"k", "n", "macs_per_cycle", "depthwise_lanes", "requantiser_lanes"}
@@ -107,7 +108,7 @@ def test_check_as_a_program(tmp_path):
 @pytest.mark.parametrize(
     "arguments, status, message",
     [
-        (["check", "--array", "7x2"], 1, "error: array 7x2: K must be a multiple of N, and N 1 to 18\n"),
+        (["check", "--array", "7x2"], 1, "error: array 7x2: K must be a multiple of N and at most 128, N must be "),
         (["simulate", "--array", "32x16", "--board", "ulx3s"], 1, "does not fit ulx3s (LFE5U-85F); closest with array"),
         (["check", "mobilenet_v1:resolution=2000"], 1, "resolution must be in 1..1024"),
         (["simulate", "--rtl", "nothing.v"], 1, "error: nothing.v: there is no such file\n"),
@@ -146,7 +147,7 @@ def test_simulate_digits_as_a_program(tmp_path):
 @pytest.mark.cocotb
 def test_simulate_other_rtl_as_a_program(tmp_path):
     """A layer table of one's own; then its core with one adder that subtracts."""
-    rows = [{"name": "first", "operator": "conv2d", "channels": 3, "kernel": 3}]
+    rows = [{"name": "first", "operator": "conv2d", "channels": 3, "kernel": 3, "scale": 0.1, "zero_point": 0}]
     inputs = {"x": {"shape": [5, 4, 2], "scale": 0.02, "zero_point": 1}}
     document = {"name": "one", "inputs": inputs, "layers": rows, "weights": {"seed": 1}}
     (tmp_path / "one.toml").write_text(tomli_w.dumps(document))
