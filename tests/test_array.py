@@ -292,7 +292,8 @@ def test_start_while_running(after):
         await ctx.tick()
         ctx.set(dut.start, 0)
         await ctx.tick().repeat(MacArray.latency(config) + 2)
-        kept.append(await play(ctx, dut, config, rows, patches))
+        # Late patches: one remembered from before the start would be missed.
+        kept.append(await play(ctx, dut, config, rows, patches, patch_gap=0.9))
 
     simulate(dut, bench)
     check(kept[0], rows, patches, contents, config)
@@ -338,15 +339,15 @@ def test_column(lanes, words):
     first = (rng.random(count) < 0.4).astype(int).tolist()
     first[0] = 1
     scale = rng.integers(0, config.scale_depth, count).tolist()
-    sum_at, scale_at, latency = 2 + Column.sum_delay(config), Column.scale_delay(config), Column.latency(config)
+    x_at, scale_at, latency = Column.weight_latency, Column.scale_delay(config), Column.latency(config)
     cycles = count + latency
 
     def at(delay, values):
         return [0] * delay + values + [0] * (cycles - delay - len(values))
 
     ports = {
-        "x": at(2, [packed(word, 8) for word in x]), "weight": at(0, weight),
-        "first": at(sum_at, first), "scale": at(scale_at, scale),
+        "x": at(x_at, [packed(word, 8) for word in x]), "weight": at(0, weight),
+        "first": at(x_at + Column.sum_delay(config), first), "scale": at(scale_at, scale),
     }  # fmt: skip
     seen = drive(dut, ports, ["o", *(f"{name}_out" for name in ports)])
     for name, values in ports.items():

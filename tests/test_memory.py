@@ -62,7 +62,7 @@ class Model:
             self.words[address] = self.words[address] & ~(mask << low) | (value & mask) << low
 
 
-def exchange(dut, model, steps):
+def exchange(dut, model, steps, latency=FillMemory.latency):
     """Play steps of (fill words, engine writes, reads), each after the one before has settled."""
     wrong = []
 
@@ -87,10 +87,10 @@ def exchange(dut, model, steps):
                 ctx.set(dut.w_data, 0)
             # Addressed a cycle after the write, the read is addressed when the word is in the memory.
             await ctx.tick()
-            for cycle in range(len(reads) + dut.latency):
+            for cycle in range(len(reads) + latency):
                 ctx.set(dut.r_addr, reads[min(cycle, len(reads) - 1)])
-                if cycle >= dut.latency:
-                    address = reads[cycle - dut.latency]
+                if cycle >= latency:
+                    address = reads[cycle - latency]
                     if ctx.get(dut.r_data) != model.words[address]:
                         wrong.append((address, model.words[address], ctx.get(dut.r_data)))
                 await ctx.tick()
@@ -99,14 +99,15 @@ def exchange(dut, model, steps):
     return wrong
 
 
+@pytest.mark.parametrize("registered", [False, True])
 @pytest.mark.parametrize("depth", [1, 5, 32, 33, 513, 700, 1552])
 @pytest.mark.parametrize("width", [7, 36, 40, 90])
-def test_fill_memory(width, depth):
+def test_fill_memory(width, depth, registered):
     """Fills in slices, an engine's writes, and reads, at every border between blocks."""
     rng = random.Random(depth * 100 + width)
     init = [rng.getrandbits(width) for _ in range(rng.randrange(depth + 1))]
     writable = depth % 2 == 1
-    dut = FillMemory(width=width, depth=depth, select=5, init=init, writable=writable)
+    dut = FillMemory(width=width, depth=depth, select=5, init=init, writable=writable, registered_blocks=registered)
     model = Model(init, depth, width)
     borders = {0, depth - 1, len(init) - 1}
     for size in (512, 1024, 1536):
@@ -124,10 +125,10 @@ def test_fill_memory(width, depth):
         ]
         writes = [(any_address(), rng.getrandbits(width)) for _ in range(6)] if writable else []
         steps.append((fills, writes, [any_address() for _ in range(10)] + borders))
-    assert not exchange(dut, model, steps)
+    assert not exchange(dut, model, steps, FillMemory.latency + registered)
 
 
-def test_engine_write_arrives_two_cycles_later():
+def test_engine_write_can_be_read_from_the_next_cycle_but_one():
     dut = FillMemory(width=8, depth=64, select=0, writable=True)
     seen = []
 
@@ -144,7 +145,7 @@ def test_engine_write_arrives_two_cycles_later():
             seen.append(ctx.get(dut.r_data))
 
     simulate(dut, bench)
-    # In the memory after two edges, read at the third, in the register at the fourth.
+    # Through the write port's register into the memory, out of it into the register behind it.
     assert seen == [0, 0, 77, 77, 77, 77]
 
 
