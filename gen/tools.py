@@ -174,7 +174,7 @@ def run(
     path = directory / log
     last, errors = deque(maxlen=_LINES_SHOWN), deque(maxlen=_LINES_SHOWN)
     timed_out = threading.Event()
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", buffering=1) as file:  # a log that can be followed
         try:
             process = subprocess.Popen(
                 [*command(tool), *arguments],
