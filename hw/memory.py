@@ -7,10 +7,13 @@ from amaranth.lib.wiring import In, Out
 
 from hw.delay import delay
 
-__all__ = ["SLICE_BITS", "FillMemory", "FillWord", "block_depths", "slices_of"]
+__all__ = ["NO_COLLISIONS", "SLICE_BITS", "FillMemory", "FillWord", "block_depths", "slices_of"]
 
 #: Width of a fill word: a memory is written in slices of this many bits, the width of one block RAM.
 SLICE_BITS = 36
+
+#: For Yosys: nobody relies on what a read finds where a write happens, so that needs no logic.
+NO_COLLISIONS = {"no_rw_check": 1}
 
 #: A remainder of at most this many words goes to LUT RAM.
 _DISTRIBUTED_WORDS = 32
@@ -61,7 +64,7 @@ class FillMemory(wiring.Component):
     width, depth : int
         Word width in bits, number of words.
     writable : bool
-        Whether an engine writes whole words too (``w_en``, ``w_addr``, ``w_data``; in the memory a cycle later).
+        Whether an engine writes whole words too (``w_en``, ``w_addr``, ``w_data``; in the memory two cycles later).
         It must not while the host fills.
     registered_blocks : bool
         Whether each block has a register of its own before they are selected from: a cycle more, a higher clock.
@@ -108,7 +111,7 @@ class FillMemory(wiring.Component):
                 bits = min(SLICE_BITS, self.width - low)
                 init = [value >> low & (1 << bits) - 1 for value in self._init[first : first + depth]]
                 style = "distributed" if depth <= _DISTRIBUTED_WORDS else "block"
-                memory = Memory(shape=bits, depth=depth, init=init, attrs={"ram_style": style})
+                memory = Memory(shape=bits, depth=depth, init=init, attrs={"ram_style": style} | NO_COLLISIONS)
                 m.submodules[f"block_{number}_{index}"] = memory
                 write, read = memory.write_port(), memory.read_port()
                 m.d.comb += [

@@ -6,6 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.config import CoreConfig
+from hw.memory import NO_COLLISIONS
 
 __all__ = ["PatchBuffer"]
 
@@ -58,7 +59,7 @@ class PatchBuffer(wiring.Component):
         m.d.sync += self.arrived.eq(self.valid & self.end)
         words = []
         for n in range(config.words):
-            memory = Memory(shape=config.word_bits, depth=config.patch_depth, init=[])
+            memory = Memory(shape=config.word_bits, depth=config.patch_depth, init=[], attrs=NO_COLLISIONS)
             m.submodules[f"memory_{n}"] = memory
             write, read = memory.write_port(), memory.read_port()
             this = self.data[n * config.word_bits :][: config.word_bits]
