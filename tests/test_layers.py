@@ -41,7 +41,7 @@ def forbidden(path, names):
     if package == "sim":
         allowed = ["numpy", "gen.table", *sys.stdlib_module_names]
         if path != Path("sim/golden.py"):
-            allowed += ["sim", "cocotb"]
+            allowed += ["sim", "cocotb", "cocotb_tools"]
         return {name for name in names if not inside(name, *allowed)}
     return set()
 
