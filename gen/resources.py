@@ -6,8 +6,8 @@ from hw.memory import block_depths, slices_of
 
 __all__ = ["EXPECTED_CLOCK_HZ", "estimate"]
 
-#: Post-route clock that designs of this kind have reached.
-EXPECTED_CLOCK_HZ = 104_166_667
+#: Clock that place and route is asked for: what small designs reach today (docs/place_and_route.md).
+EXPECTED_CLOCK_HZ = 80_000_000
 
 
 def _block_rams(width, depth):

@@ -167,10 +167,11 @@ class ArrayController(wiring.Component):
         layout = array_job(self._config)
         job, next_job = Signal(layout), data.View(layout, self.jobs.payload)
         active, pixel_begins, take, ended = Signal(), Signal(), Signal(), Signal()
-        arrived = Signal(range(self._config.patch_depth + 1))
-        m.d.comb += self.issue.eq(active & ~(pixel_begins & (arrived == 0)))
+        # Patches that wait, less one: the sign tells, without a comparison, that there is none.
+        spare = Signal(signed(self._config.patch_depth.bit_length() + 1), init=-1)
+        m.d.comb += self.issue.eq(active & ~(pixel_begins & spare[-1]))
         begins = self.issue & pixel_begins
-        m.d.sync += arrived.eq(arrived + self.arrived - begins)
+        m.d.sync += spare.eq(spare + self.arrived - begins)
 
         loops = {}
         advance = self.issue
@@ -216,7 +217,7 @@ class ArrayController(wiring.Component):
         with m.Elif(self.issue):
             m.d.sync += [self.weight.eq(self.weight + 1), self.first.eq(0)]
         with m.If(self.start):
-            m.d.sync += [active.eq(0), ended.eq(0), arrived.eq(0), self.patch.eq(0), patch_begin.eq(0)]
+            m.d.sync += [active.eq(0), ended.eq(0), spare.eq(-1), self.patch.eq(0), patch_begin.eq(0)]
 
         m.d.comb += [
             self.result.eq(word),

@@ -36,10 +36,11 @@ class Sequencer(wiring.Component):
         m.d.comb += memory.r_addr.eq(address)
         taken = self.jobs.valid & self.jobs.ready
         m.d.sync += waited.eq(waited << 1)
+        # Not bound to what happens else, so that the payload's clock enable comes from a register.
+        with m.If(waited[-1]):
+            m.d.sync += [self.jobs.payload.eq(memory.r_data), self.jobs.valid.eq(1)]
+        with m.If(taken):
+            m.d.sync += [address.eq(address + 1), waited.eq(1), self.jobs.valid.eq(0)]
         with m.If(self.start):
             m.d.sync += [address.eq(0), waited.eq(1), self.jobs.valid.eq(0)]
-        with m.Elif(taken):
-            m.d.sync += [address.eq(address + 1), waited.eq(1), self.jobs.valid.eq(0)]
-        with m.Elif(waited[-1]):
-            m.d.sync += [self.jobs.payload.eq(memory.r_data), self.jobs.valid.eq(1)]
         return m

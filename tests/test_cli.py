@@ -14,12 +14,15 @@ import pytest
 import tomli_w
 from click.testing import CliRunner
 
+import boards
 import gen.cli
 from gen.builders import mobilenet_v1
 from gen.digits import held_out, model_path
 from gen.errors import GenError
 from gen.importer import load_tflite
 from gen.inputs import load_inputs, random_inputs
+from gen.passes import lower
+from gen.plan import plan
 from gen.source import resolve
 from gen.table import Layer, Quantization, Table, TensorType
 from gen.table_file import load, save
@@ -146,29 +149,25 @@ def test_simulate_digits_as_a_program(tmp_path):
 
 @pytest.mark.cocotb
 def test_simulate_other_rtl_as_a_program(tmp_path):
-    """A layer table of one's own; then its core with one adder that subtracts."""
+    """A layer table of one's own, and its core with one adder that subtracts."""
     rows = [{"name": "first", "operator": "conv2d", "channels": 3, "kernel": 3, "scale": 0.1, "zero_point": 0}]
     inputs = {"x": {"shape": [5, 4, 2], "scale": 0.02, "zero_point": 1}}
     document = {"name": "one", "inputs": inputs, "layers": rows, "weights": {"seed": 1}}
     (tmp_path / "one.toml").write_text(tomli_w.dumps(document))
-    options = "simulate", tmp_path / "one.toml", "--board", "sim", "--array", "2x2", "--random", 2, "--seed", 3
-    good = program(*options, "-o", tmp_path / "good", "--json")
-    assert good.returncode == 0, good.stderr
-    assert json.loads(good.stdout)["bit_exact"] is True
-    assert np.load(tmp_path / "good" / "output.npy").shape[0] == 2
-
-    head, begin, text = (tmp_path / "good" / "core.v").read_text().partition("\nmodule \\core.array.column_0 ")
+    core = plan(lower(load(tmp_path / "one.toml")), boards.get("sim"), array=(2, 2)).verilog()
+    head, begin, text = core.partition("\nmodule \\core.array.column_0 ")
     (tmp_path / "bad.v").write_text(head + begin + text.replace("$signed(base) + ", "$signed(base) - ", 1))
-    bad = program(*options, "-o", tmp_path / "bad", "--json", "--rtl", tmp_path / "bad.v")
-    report = json.loads(bad.stdout)
-    assert (bad.returncode, report["bit_exact"]) == (1, False)
-    assert json.loads((tmp_path / "bad" / "report.json").read_text()) == report
-    assert re.search(
-        r"\nerror: input 0, first: row \d+, column \d+, channel [02]: expected -?\d+, got -?\d+ ", bad.stderr
-    )
-    assert "Traceback" not in bad.stderr
-    # The core just generated is there all the same.
-    assert (tmp_path / "bad" / "core.v").read_text() == (tmp_path / "good" / "core.v").read_text()
+    options = "--board", "sim", "--array", "2x2", "--random", 2, "--seed", 3, "--json", "-o", tmp_path / "out"
+    result = program("simulate", tmp_path / "one.toml", *options, "--rtl", tmp_path / "bad.v")
+    report = json.loads(result.stdout)
+    assert (result.returncode, report["bit_exact"]) == (1, False)
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
+    told = r"\nerror: input 0, first: row \d+, column \d+, channel [02]: expected -?\d+, got -?\d+ "
+    assert re.search(told, result.stderr)
+    assert "Traceback" not in result.stderr
+    # The core just generated is there all the same, and so is what the other made.
+    assert (tmp_path / "out" / "core.v").read_text() == core
+    assert np.load(tmp_path / "out" / "output.npy").shape[0] == 2
 
 
 def test_as_a_program():
