@@ -42,7 +42,7 @@ class WindowGenerator(wiring.Component):
     """
 
     #: Cycles from issue to window.
-    latency = 5 + FillMemory.latency
+    latency = 6 + FillMemory.latency
 
     def __init__(self, config: CoreConfig, *, drain_cycles):
         self._config, self._drain_cycles = config, drain_cycles
@@ -134,6 +134,17 @@ class WindowGenerator(wiring.Component):
         with m.Elif(~drained):
             m.d.sync += [since.eq(since - 1), drained.eq(since == 1)]
 
+        # What the loops decided acts a cycle later: their chain ends in a few registers, not in all that follows.
+        row_now = Signal(row_job(config))
+        with m.If(take_row):
+            m.d.sync += row_now.eq(next_row)
+        last = loops["tile_x"].last & loops["tile_y"].last
+        events = (issue, take_row, tile, line, group, pixel, last)
+        issued, begun, tile, line, group, pixel, last = (
+            delay(m, name, event, 1, reset_less=False)
+            for name, event in zip(("issued", "begun", "tile", "line", "group", "pixel", "last"), events, strict=True)
+        )
+
         # Where the window stands: across ...
         address = unsigned(config.address_bits)
         x, x_pixel = Signal(signed(11)), Signal(signed(11))
@@ -146,7 +157,7 @@ class WindowGenerator(wiring.Component):
             x_next.eq(x_pixel + 1 + layer.stride),
             base_next.eq(base_pixel + Mux(stepped >= WINDOW, layer.column_pitch, 0)),
         ]
-        with m.If(take_row):
+        with m.If(begun):
             m.d.sync += [
                 x.eq(layer.x), x_pixel.eq(layer.x), residue.eq(layer.column_residue),
                 base.eq(layer.column_base), base_pixel.eq(layer.column_base),
@@ -161,12 +172,9 @@ class WindowGenerator(wiring.Component):
         with m.Elif(tile):
             m.d.sync += [x.eq(x + WINDOW), base.eq(base + layer.column_pitch)]
         # ... down ...
-        row_now = Signal(row_job(config))
         y = Signal(signed(11))
         rows = Signal(data.ArrayLayout(address, WINDOW))
-        with m.If(take_row):
-            m.d.sync += [row_now.eq(next_row), y.eq(next_row.y), rows.eq(next_row.row_base)]
-        with m.Elif(group):
+        with m.If(begun | group):
             m.d.sync += [y.eq(row_now.y), rows.eq(row_now.row_base)]
         with m.Elif(line):
             m.d.sync += [y.eq(y + WINDOW), *(rows[r].eq(rows[r] + layer.row_pitch) for r in range(WINDOW))]
@@ -174,16 +182,16 @@ class WindowGenerator(wiring.Component):
         offset = Signal(address)
         coefficient, scale = Signal.like(self.coefficient), Signal.like(self.scale)
         first = Signal()
-        with m.If(take_row | pixel):
+        with m.If(begun | pixel):
             m.d.sync += [offset.eq(0), coefficient.eq(layer.coefficients), scale.eq(layer.scales), first.eq(1)]
         with m.Elif(group):
             m.d.sync += [offset.eq(offset + 1), coefficient.eq(coefficient + 1), scale.eq(scale + 1), first.eq(1)]
         with m.Elif(tile):
             m.d.sync += [coefficient.eq(coefficient + 1), first.eq(0)]
         beat = Signal.like(layer.beats)
-        with m.If(take_row | tile):
+        with m.If(begun | tile):
             m.d.sync += beat.eq(0)
-        with m.Elif(issue):
+        with m.Elif(issued):
             m.d.sync += beat.eq(beat + 1)
 
         # Addresses: column, plus channel group, plus row. Banks whose residue comes before the window's first
@@ -234,11 +242,11 @@ class WindowGenerator(wiring.Component):
         control = Signal(WindowControl)
         m.d.comb += [
             control.beat.eq(beat), control.high_half.eq(row_now.high_half),
-            control.first.eq(first), control.last.eq(loops["tile_x"].last & loops["tile_y"].last),
+            control.first.eq(first), control.last.eq(last),
             control.end.eq(pixel),
-            self.control.eq(delay(m, "control", control.as_value(), self.latency)),
-            self.valid.eq(delay(m, "valid", issue, self.latency, reset_less=False)),
-            self.coefficient.eq(delay(m, "coefficient", coefficient, self.latency - FillMemory.latency)),
-            self.scale.eq(delay(m, "scale", scale, self.latency - FillMemory.latency)),
+            self.control.eq(delay(m, "control", control.as_value(), self.latency - 1)),
+            self.valid.eq(delay(m, "valid", issued, self.latency - 1, reset_less=False)),
+            self.coefficient.eq(delay(m, "coefficient", coefficient, self.latency - 1 - FillMemory.latency)),
+            self.scale.eq(delay(m, "scale", scale, self.latency - 1 - FillMemory.latency)),
         ]  # fmt: skip
         return m
