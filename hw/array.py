@@ -43,9 +43,12 @@ class Column(wiring.Component):
 
         def memory(name, width, depth, **options):
             name = f"{name}_{number}"
-            return FillMemory(width=width, depth=depth, select=select[name], init=init.get(name, ()), **options)
+            return FillMemory(
+                width=width, depth=depth, select=select[name], init=init.get(name, ()), primitives=config.primitives,
+                **options,
+            )  # fmt: skip
 
-        self._weights = memory("weights", 8 * config.array_rows, config.weight_depth, registered_blocks=True)
+        self._weights = memory("weights", 8 * config.array_rows, config.weight_depth, registered=True)
         self._bias = memory("bias", config.bias_bits, config.scale_depth)
         self._scale = memory("scale", config.multiplier_bits + 5, config.scale_depth)
         self._requantiser = Requantiser(

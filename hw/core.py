@@ -96,7 +96,7 @@ class Core(wiring.Component):
         select = {name: memory.select for name, memory in memories.items()}
 
         def memory(name):
-            return {**vars(memories[name]), "init": init.get(name, ())}
+            return {**vars(memories[name]), "init": init.get(name, ()), "primitives": config.primitives}
 
         depthwise = m.submodules.depthwise = DepthwiseEngine(config, select=select, init=init)
         gather = m.submodules.gather = Gather(config)

@@ -152,15 +152,18 @@ class DepthwiseEngine(wiring.Component):
         m.submodules.coefficients = coefficients = FillMemory(
             width=8 * TAPS * lanes, depth=config.coefficient_depth,
             select=self._select["coefficients"], init=self._init.get("coefficients", ()),
+            primitives=config.primitives,
         )  # fmt: skip
         m.submodules.bias = bias = FillMemory(
             width=config.bias_bits * lanes, depth=config.depthwise_scale_depth,
             select=self._select["depthwise_bias"], init=self._init.get("depthwise_bias", ()),
+            primitives=config.primitives,
         )  # fmt: skip
         scale_bits = config.multiplier_bits + 5
         m.submodules.scale = scale = FillMemory(
             width=scale_bits * lanes, depth=config.depthwise_scale_depth,
             select=self._select["depthwise_scale"], init=self._init.get("depthwise_scale", ()),
+            primitives=config.primitives,
         )  # fmt: skip
         at_bias = delay(m, "scale", self.scale, DepthwiseLane.latency)
         m.d.comb += [memory.fill.eq(self.fill) for memory in (coefficients, bias, scale)]

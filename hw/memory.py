@@ -1,4 +1,4 @@
-"""Memories that the fill bus can write."""
+"""Memories of any width and depth, and those that the fill bus can write."""
 
 from amaranth import Cat, Module, Signal, unsigned
 from amaranth.lib import data, wiring
@@ -6,14 +6,12 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.delay import delay
+from hw.primitives import BLOCK_RAM_WIDTHS, BlockRam
 
-__all__ = ["NO_COLLISIONS", "SLICE_BITS", "FillMemory", "FillWord", "block_depths", "slices_of"]
+__all__ = ["SLICE_BITS", "FillMemory", "FillWord", "Ram", "block_depths", "slices_of"]
 
 #: Width of a fill word: a memory is written in slices of this many bits, the width of one block RAM.
 SLICE_BITS = 36
-
-#: For Yosys: nobody relies on what a read finds where a write happens, so that needs no logic.
-NO_COLLISIONS = {"no_rw_check": 1}
 
 #: A remainder of at most this many words goes to LUT RAM.
 _DISTRIBUTED_WORDS = 32
@@ -40,7 +38,7 @@ def block_depths(depth):
     ([1024, 512, 16], [1024], [20])
     """
     blocks = []
-    for size in (2048, 1024, 512):
+    for size in BLOCK_RAM_WIDTHS:
         while depth - sum(blocks) >= size:
             blocks.append(size)
     rest = depth - sum(blocks)
@@ -53,38 +51,125 @@ def block_depths(depth):
     return blocks
 
 
-class FillMemory(wiring.Component):
-    """A memory of ``depth`` words, read by one engine and written over the fill bus in slices of 36 bits.
+class Ram(wiring.Component):
+    """Words of any width and number, with a port to write and one to read: block RAMs, and LUT RAM for a few words.
 
-    ``r_data`` is word ``r_addr`` of two cycles before (block RAM, then a register). A read is undefined in the cycle
-    that fills the same word. No stall, no reset.
+    ``r_data`` is word ``r_addr`` of two cycles before; undefined when that word was written in the same cycle. No
+    stall, no reset.
 
     Parameters
     ----------
     width, depth : int
         Word width in bits, number of words.
-    writable : bool
-        Whether an engine writes whole words too (``w_en``, ``w_addr``, ``w_data``; in the memory two cycles later).
-        It must not while the host fills.
-    registered_blocks : bool
-        Whether each block has a register of its own before they are selected from: a cycle more, a higher clock.
-    select : int
-        Number of the first slice; the memory answers to ``slices_of(width)`` of them.
     init : sequence of int
         First words; the rest is 0.
+    registered : bool
+        Whether a register follows the selection between blocks: a cycle more, a higher clock.
+    primitives : str
+        ``portable`` or ``ecp5``.
     """
 
     #: Cycles from ``r_addr`` to ``r_data``, without the additional register.
-    latency = 2
+    latency = BlockRam.latency
 
-    def __init__(self, *, width, depth, select, init=(), writable=False, registered_blocks=False):
+    def __init__(self, *, width, depth, init=(), registered=False, primitives):
         if width < 1 or depth < 1:
             raise ValueError(f"width and depth must be positive, not {width} and {depth}")
         if len(init) > depth:
             raise ValueError(f"init holds {len(init)} words, more than the depth of {depth}")
+        self.width, self.depth = width, depth
+        self._init, self._registered, self._primitives = list(init), registered, primitives
+        super().__init__(
+            {
+                "w_en": In(1),
+                "w_addr": In(range(depth)),
+                "w_data": In(width),
+                "r_addr": In(range(depth)),
+                "r_data": Out(width),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        first, chosen = 0, Signal(self.width)
+        read_address = delay(m, "read_address", self.r_addr, Ram.latency)
+        for number, depth in enumerate(block_depths(self.depth)):
+            here = (self.w_addr >= first) & (self.w_addr < first + depth)
+            step = BLOCK_RAM_WIDTHS.get(depth, self.width)
+            words = []
+            for low in range(0, self.width, step):
+                init = [word >> low & (1 << step) - 1 for word in self._init[first : first + depth]]
+                if depth in BLOCK_RAM_WIDTHS:
+                    part = BlockRam(depth=depth, init=init, primitives=self._primitives)
+                else:
+                    part = _LutRam(width=self.width, depth=depth, init=init)
+                m.submodules[f"block_{number}_{low}"] = part
+                m.d.comb += [
+                    part.w_en.eq(self.w_en & here), part.w_addr.eq(self.w_addr - first),
+                    part.w_data.eq(self.w_data[low:]), part.r_addr.eq(self.r_addr - first),
+                ]  # fmt: skip
+                words.append(part.r_data)
+            with m.If(read_address >= first):
+                m.d.comb += chosen.eq(Cat(words))
+            first += depth
+        m.d.comb += self.r_data.eq(delay(m, "chosen", chosen, int(self._registered)))
+        return m
+
+
+class _LutRam(wiring.Component):
+    """As :class:`hw.primitives.BlockRam`, of a few words of any width."""
+
+    def __init__(self, *, width, depth, init):
+        self._width, self._depth, self._init = width, depth, init
+        super().__init__(
+            {
+                "w_en": In(1),
+                "w_addr": In(range(depth)),
+                "w_data": In(width),
+                "r_addr": In(range(depth)),
+                "r_data": Out(width),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        attrs = {"ram_style": "distributed"}
+        m.submodules.memory = memory = Memory(shape=self._width, depth=self._depth, init=self._init, attrs=attrs)
+        write, read = memory.write_port(), memory.read_port()
+        m.d.comb += [
+            write.en.eq(self.w_en), write.addr.eq(self.w_addr), write.data.eq(self.w_data),
+            read.en.eq(1), read.addr.eq(self.r_addr),
+        ]  # fmt: skip
+        m.d.sync += self.r_data.eq(read.data)
+        return m
+
+
+class FillMemory(wiring.Component):
+    """A :class:`Ram` that one engine reads and the host writes, over the fill bus, in slices of 36 bits.
+
+    Latency, ``registered`` and ``init`` are the Ram's. A read is undefined in the cycle that fills the same word.
+
+    Parameters
+    ----------
+    width, depth, init, registered, primitives
+        As :class:`Ram`.
+    writable : bool
+        Whether an engine writes whole words too (``w_en``, ``w_addr``, ``w_data``; in the memory two cycles later).
+        It must not while the host fills.
+    select : int
+        Number of the first slice; the memory answers to ``slices_of(width)`` of them.
+    """
+
+    latency = Ram.latency
+
+    def __init__(self, *, width, depth, select, init=(), writable=False, registered=False, primitives):
         self.width, self.depth, self.select = width, depth, select
-        self._init = list(init) + [0] * (depth - len(init))
-        self._writable, self._registered_blocks = writable, registered_blocks
+        self._writable = writable
+        self._slices = []
+        for low in range(0, max(width, 1), SLICE_BITS):
+            part = [word >> low & (1 << SLICE_BITS) - 1 for word in init]
+            shape = dict(width=min(SLICE_BITS, width - low), depth=depth)
+            self._slices.append(Ram(**shape, init=part, registered=registered, primitives=primitives))
         members = {"fill": In(FillWord), "r_addr": In(range(depth)), "r_data": Out(width)}
         if writable:
             members |= {"w_en": In(1), "w_addr": In(range(depth)), "w_data": In(width)}
@@ -94,40 +179,19 @@ class FillMemory(wiring.Component):
         m = Module()
         fill = self.fill
         # One registered write port serves both sides: the host fills only while the engines rest.
-        enable = Signal(slices_of(self.width))
+        enable = Signal(len(self._slices))
         address = Signal.like(fill.address, reset_less=True)
-        word = Signal(slices_of(self.width) * SLICE_BITS, reset_less=True)
+        word = Signal(len(self._slices) * SLICE_BITS, reset_less=True)
         selected = Cat(fill.write & (fill.select == self.select + n) for n in range(len(enable)))
         m.d.sync += [enable.eq(selected), address.eq(fill.address), word.eq(fill.data.replicate(len(enable)))]
         if self._writable:
             with m.If(self.w_en):
                 m.d.sync += [enable.eq(~0), address.eq(self.w_addr), word.eq(self.w_data)]
-        first, words = 0, []
-        for number, depth in enumerate(block_depths(self.depth)):
-            here = (address >= first) & (address < first + depth)
-            parts = []
-            for index in range(len(enable)):
-                low = index * SLICE_BITS
-                bits = min(SLICE_BITS, self.width - low)
-                init = [value >> low & (1 << bits) - 1 for value in self._init[first : first + depth]]
-                style = "distributed" if depth <= _DISTRIBUTED_WORDS else "block"
-                memory = Memory(shape=bits, depth=depth, init=init, attrs={"ram_style": style} | NO_COLLISIONS)
-                m.submodules[f"block_{number}_{index}"] = memory
-                write, read = memory.write_port(), memory.read_port()
-                m.d.comb += [
-                    write.addr.eq(address - first), write.data.eq(word[low:]), write.en.eq(enable[index] & here),
-                    read.addr.eq(self.r_addr - first), read.en.eq(1),
-                ]  # fmt: skip
-                parts.append(read.data)
-            read_data = Cat(parts)
-            words.append((first, delay(m, f"block_{number}", read_data, int(self._registered_blocks))))
-            first += depth
-        chosen = Signal(self.width)
-        m.d.comb += chosen.eq(words[0][1])
-        if len(words) > 1:
-            read_address = delay(m, "read_address", self.r_addr, 1 + self._registered_blocks)
-            for first, data_of_block in words[1:]:
-                with m.If(read_address >= first):
-                    m.d.comb += chosen.eq(data_of_block)
-        m.d.sync += self.r_data.eq(chosen)
+        inside = address < self.depth
+        for n, ram in enumerate(self._slices):
+            m.submodules[f"slice_{n}"] = ram
+            m.d.comb += [
+                ram.w_en.eq(enable[n] & inside), ram.w_addr.eq(address), ram.w_data.eq(word[n * SLICE_BITS :]),
+                ram.r_addr.eq(self.r_addr), self.r_data[n * SLICE_BITS :][: ram.width].eq(ram.r_data),
+            ]  # fmt: skip
         return m

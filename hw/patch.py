@@ -2,11 +2,10 @@
 
 from amaranth import Cat, Module, Signal
 from amaranth.lib import wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.config import CoreConfig
-from hw.memory import NO_COLLISIONS
+from hw.memory import Ram
 
 __all__ = ["PatchBuffer"]
 
@@ -25,7 +24,7 @@ class PatchBuffer(wiring.Component):
     """
 
     #: Cycles from ``r_addr`` to ``r_data``.
-    latency = 2
+    latency = Ram.latency
 
     def __init__(self, config: CoreConfig):
         self._config = config
@@ -59,15 +58,15 @@ class PatchBuffer(wiring.Component):
         m.d.sync += self.arrived.eq(self.valid & self.end)
         words = []
         for n in range(config.words):
-            memory = Memory(shape=config.word_bits, depth=config.patch_depth, init=[], attrs=NO_COLLISIONS)
-            m.submodules[f"memory_{n}"] = memory
-            write, read = memory.write_port(), memory.read_port()
+            ram = m.submodules[f"ram_{n}"] = Ram(
+                width=config.word_bits, depth=config.patch_depth, primitives=config.primitives
+            )
             this = self.data[n * config.word_bits :][: config.word_bits]
-            m.d.comb += [write.addr.eq(address), write.en.eq(enable[n]), read.addr.eq(self.r_addr), read.en.eq(1)]
+            m.d.comb += [ram.w_addr.eq(address), ram.w_en.eq(enable[n]), ram.r_addr.eq(self.r_addr)]
             with m.If(self.full):
-                m.d.comb += write.data.eq(this)
+                m.d.comb += ram.w_data.eq(this)
             with m.Else():
-                m.d.comb += write.data.eq(self.data[: config.word_bits])
-            words.append(read.data)
-        m.d.sync += self.r_data.eq(Cat(words))
+                m.d.comb += ram.w_data.eq(self.data[: config.word_bits])
+            words.append(ram.r_data)
+        m.d.comb += self.r_data.eq(Cat(words))
         return m

@@ -8,11 +8,15 @@ from pathlib import Path
 
 from amaranth import C, Cat, ClockSignal, Instance, Module, Signal, signed
 from amaranth.lib import wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["GATED_ADDER", "PRIMITIVES", "Multiplier", "adder_tree", "gated_add"]
+__all__ = ["BLOCK_RAM_WIDTHS", "GATED_ADDER", "PRIMITIVES", "BlockRam", "Multiplier", "adder_tree", "gated_add"]
 
 PRIMITIVES = ("portable", "ecp5")
+
+#: Depths of a block RAM in words, and the width in bits that goes with each.
+BLOCK_RAM_WIDTHS = {2048: 9, 1024: 18, 512: 36}
 
 #: Verilog of the module GATED_ADDER, for synthesis.
 GATED_ADDER = Path(__file__).with_name("gated_adder.v")
@@ -64,6 +68,82 @@ class Multiplier(wiring.Component):
             i_SOURCEA=C(0), i_SOURCEB=C(0),
         )  # fmt: skip
         return m
+
+
+class BlockRam(wiring.Component):
+    """One block RAM of 18 Kb, with a port to write, a port to read, and a register behind it.
+
+    ``r_data`` is word ``r_addr`` of two cycles before; undefined when that word was written in the same cycle. What
+    is written is there for the next cycle's read. No stall, no reset. On ECP5 it is one DP16KD with its own output
+    register, which is five times as fast as the memory alone.
+
+    Parameters
+    ----------
+    depth : int
+        Words: 2048 of 9 bits, 1024 of 18, or 512 of 36.
+    init : sequence of int
+        First words; the rest is 0.
+    primitives : str
+        ``portable`` or ``ecp5``.
+    """
+
+    latency = 2
+
+    def __init__(self, *, depth, init=(), primitives):
+        if depth not in BLOCK_RAM_WIDTHS:
+            raise ValueError(f"depth must be one of {', '.join(map(str, BLOCK_RAM_WIDTHS))}, not {depth}")
+        if len(init) > depth:
+            raise ValueError(f"init holds {len(init)} words, more than the depth of {depth}")
+        check_primitives(primitives)
+        self.depth, self.width = depth, BLOCK_RAM_WIDTHS[depth]
+        self._init, self._primitives = list(init), primitives
+        super().__init__(
+            {
+                "w_en": In(1),
+                "w_addr": In(range(depth)),
+                "w_data": In(self.width),
+                "r_addr": In(range(depth)),
+                "r_data": Out(self.width),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        if self._primitives == "portable":
+            m.submodules.memory = memory = Memory(shape=self.width, depth=self.depth, init=self._init)
+            write, read = memory.write_port(), memory.read_port()
+            m.d.comb += [
+                write.en.eq(self.w_en), write.addr.eq(self.w_addr), write.data.eq(self.w_data),
+                read.en.eq(1), read.addr.eq(self.r_addr),
+            ]  # fmt: skip
+            m.d.sync += self.r_data.eq(read.data)
+            return m
+        # The upper address bits choose the word; of the lower ones, the write's are byte enables.
+        free = 14 - len(self.r_addr)
+        w_addr, r_addr = Cat(C(-1, free), self.w_addr), Cat(C(0, free), self.r_addr)
+        # Words of 36 bits use the data of both ports in both directions.
+        w_data, r_data = Signal(36), Signal(36)
+        m.d.comb += w_data.eq(self.w_data)
+        m.d.comb += self.r_data.eq(r_data if self.width == 36 else r_data[18:])
+        m.submodules.dp16kd = Instance(
+            "DP16KD",
+            p_DATA_WIDTH_A=self.width, p_DATA_WIDTH_B=self.width, p_REGMODE_A="OUTREG", p_REGMODE_B="OUTREG",
+            **{f"p_INITVAL_{n:02X}": row for n, row in enumerate(self._initial_rows()) if row.value},
+            i_CLKA=ClockSignal(), i_CLKB=ClockSignal(), i_CEA=self.w_en, i_WEA=C(1),
+            **{f"i_ADA{n}": w_addr[n] for n in range(14)},
+            **{f"i_ADB{n}": r_addr[n] for n in range(14)},
+            **{f"i_DI{'AB'[n // 18]}{n % 18}": w_data[n] for n in range(36)},
+            **{f"o_DO{'AB'[n // 18]}{n % 18}": r_data[n] for n in range(36)},
+        )  # fmt: skip
+        return m
+
+    def _initial_rows(self):
+        """DP16KD's initial values: 64 rows of 16 fields, 20 bits each, of which 18 are used."""
+        words = self._init + [0] * (self.depth - len(self._init))
+        content = sum(word << number * self.width for number, word in enumerate(words))
+        for row in range(64):
+            fields = (content >> (16 * row + n) * 18 & (1 << 18) - 1 for n in range(16))
+            yield C(sum(field << 20 * n for n, field in enumerate(fields)), 320)
 
 
 def _extend(value, width):

@@ -16,15 +16,15 @@ class Sequencer(wiring.Component):
 
     Parameters
     ----------
-    width, depth, select, init
+    width, depth, select, init, primitives
         As :class:`hw.memory.FillMemory`.
     """
 
     #: Cycles from ``start``, or from a transfer, to the next job.
     period = FillMemory.latency + 2
 
-    def __init__(self, *, width, depth, select, init=()):
-        self._memory = FillMemory(width=width, depth=depth, select=select, init=init)
+    def __init__(self, *, width, depth, select, init=(), primitives):
+        self._memory = FillMemory(width=width, depth=depth, select=select, init=init, primitives=primitives)
         super().__init__({"fill": In(FillWord), "start": In(1), "jobs": Out(stream.Signature(width))})
 
     def elaborate(self, platform):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from amaranth import Cat, Const, Instance, Module, Signal, Value
 from amaranth.back import rtlil
+from amaranth.hdl import Fragment
 from amaranth.lib import wiring
 from ports import corners, packed, small_config, unpacked
 from test_array import Run, check, random_contents, random_patches, random_rows, selects
@@ -23,7 +24,7 @@ from hw.array import MacArray
 from hw.depthwise import DepthwiseEngine, FabricMultiplier
 from hw.jobs import array_job
 from hw.patch import PatchBuffer
-from hw.primitives import GATED_ADDER, Multiplier, gated_add
+from hw.primitives import BLOCK_RAM_WIDTHS, GATED_ADDER, BlockRam, Multiplier, gated_add
 from hw.program import Sequencer
 
 pytestmark = pytest.mark.cocotb
@@ -32,6 +33,7 @@ ROOT = Path(__file__).parent.parent
 WIDTHS = (1, 2, 5, 8, 10, 34, 36)
 LOOKUPS = (0x7888, 0x8777, 0x0000, 0xFFFF, 0x6996, 0x1B4D, 0xA5C3)
 OPERANDS = ((8, 8), (18, 18), (5, 12))
+RAM_CYCLES = 6000
 CONFIG = small_config(primitives="ecp5", patch_depth=128)
 ENGINE_SEED, ARRAY_SEED = 21, 22
 
@@ -59,6 +61,12 @@ class Top:
         return tools.rtlil_to_verilog(rtlil.convert(self.m, name="bench_top", ports=list(self.ports.values())))
 
 
+def ram_init(depth):
+    """First words of a block RAM; the last few are left out."""
+    rng = random.Random(depth)
+    return [rng.getrandbits(BLOCK_RAM_WIDTHS[depth]) for _ in range(depth - 5)]
+
+
 def array_program():
     rng = random.Random(ARRAY_SEED)
     rows = random_rows(rng, CONFIG, 8)
@@ -68,7 +76,7 @@ def array_program():
 
 
 def add_cells(top):
-    """Gated adders (both bodies), multipliers and carry cells."""
+    """Gated adders (both bodies), multipliers, block RAMs and carry cells."""
     m = top.m
     a, b, x, y = (Signal(bits, name=f"operand_{n}") for n, bits in enumerate((36, 36, 1, 1)))
     for name, signal in (("add_a", a), ("add_b", b), ("add_x", x), ("add_y", y)):
@@ -93,6 +101,11 @@ def add_cells(top):
         top.watch(f"multiply_{n}_p", multiplier.p)
     bits = Signal(9, name="cell_bits")
     top.drive("cell_in", bits)
+    for depth in BLOCK_RAM_WIDTHS:
+        ram = m.submodules[f"ram_{depth}"] = BlockRam(depth=depth, init=ram_init(depth), primitives="ecp5")
+        for name in ("w_en", "w_addr", "w_data", "r_addr"):
+            top.drive(f"ram_{depth}_{name}", getattr(ram, name))
+        top.watch(f"ram_{depth}_r_data", ram.r_data)
     shown = []
     for n, init in enumerate(LOOKUPS):
         out = Signal(3, name=f"cell_{n}")
@@ -129,8 +142,9 @@ def add_engines(top):
     select = selects(CONFIG)
     array = m.submodules.array = MacArray(CONFIG, select=select, init=random_contents(CONFIG, ARRAY_SEED).words(CONFIG))
     program = m.submodules.program = Sequencer(
-        width=array_job(CONFIG).size, depth=len(rows), select=0, init=[row.encoded(CONFIG) for row in rows]
-    )
+        width=array_job(CONFIG).size, depth=len(rows), select=0, init=[row.encoded(CONFIG) for row in rows],
+        primitives=CONFIG.primitives,
+    )  # fmt: skip
     patch = m.submodules.patch = PatchBuffer(CONFIG)
     wiring.connect(m, program.jobs, array.jobs)
     m.d.comb += [patch.r_addr.eq(array.patch), array.x.eq(patch.r_data), array.arrived.eq(patch.arrived)]
@@ -157,6 +171,13 @@ def stimuli():
         pairs += [(rng.randrange(1 << a_bits), rng.randrange(1 << b_bits)) for _ in range(2000)]
         inputs[f"multiply_{n}_a"] = [a & (1 << a_bits) - 1 for a, _ in pairs]
         inputs[f"multiply_{n}_b"] = [b & (1 << b_bits) - 1 for _, b in pairs]
+    for depth, width in BLOCK_RAM_WIDTHS.items():
+        # Every word is read before anything is written, then reads and writes mix.
+        reads = [*range(depth), *(rng.randrange(depth) for _ in range(RAM_CYCLES - depth))]
+        writes = [(address + rng.randrange(1, depth)) % depth for address in reads]
+        inputs[f"ram_{depth}_r_addr"], inputs[f"ram_{depth}_w_addr"] = reads, writes
+        inputs[f"ram_{depth}_w_en"] = [int(n >= depth and rng.random() < 0.7) for n in range(RAM_CYCLES)]
+        inputs[f"ram_{depth}_w_data"] = [rng.getrandbits(width) for _ in range(RAM_CYCLES)]
     inputs["cell_in"] = list(range(512))
     inputs["fabric_a"] = [a for a in range(32) for _ in range(256)]
     inputs["fabric_b"] = list(range(256)) * 32
@@ -231,6 +252,34 @@ def test_multiplier(played, number):
         for x, y in zip(a, b, strict=True)
     ]
     assert played[f"multiply_{number}_p"][3 : 3 + len(a)] == expected
+
+
+@pytest.mark.parametrize("depth", BLOCK_RAM_WIDTHS)
+def test_block_ram(played, depth):
+    """First words, and words written and read at random, two cycles later."""
+    words, expected = ram_init(depth) + [0] * 5, []
+    ports = (played[f"ram_{depth}_{name}"] for name in ("r_addr", "w_en", "w_addr", "w_data"))
+    for r_addr, w_en, w_addr, w_data in zip(*ports, strict=True):
+        expected.append(words[r_addr])
+        if w_en:
+            words[w_addr] = w_data
+    latency = BlockRam.latency
+    assert played[f"ram_{depth}_r_data"][latency : len(expected)] == expected[:-latency]
+
+
+@pytest.mark.parametrize("depth", BLOCK_RAM_WIDTHS)
+def test_block_ram_contents(depth):
+    """Where each word's bits lie in the primitive's initial values.
+
+    Source: the mapping of block RAMs in Yosys' lattice/brams_map_16kd.v: of a row's 320 bits, 16 fields of 20 bits hold
+    18 each; words of 9 bits lie in pairs in a field, words of 36 bits in two fields.
+    """
+    init, width = ram_init(depth), BLOCK_RAM_WIDTHS[depth]
+    fragment = Fragment.get(BlockRam(depth=depth, init=init, primitives="ecp5"), None)
+    ((instance, _, _),) = fragment.subfragments
+    rows = [instance.parameters.get(f"INITVAL_{n:02X}", Const(0, 320)).value for n in range(64)]
+    bits = "".join(f"{row >> 20 * n & (1 << 20) - 1:020b}"[:1:-1] for row in rows for n in range(16))
+    assert [int(bits[n : n + width][::-1], 2) for n in range(0, len(bits), width)] == init + [0] * 5
 
 
 def test_carry_cell(played):

@@ -107,7 +107,9 @@ def test_fill_memory(width, depth, registered):
     rng = random.Random(depth * 100 + width)
     init = [rng.getrandbits(width) for _ in range(rng.randrange(depth + 1))]
     writable = depth % 2 == 1
-    dut = FillMemory(width=width, depth=depth, select=5, init=init, writable=writable, registered_blocks=registered)
+    dut = FillMemory(
+        width=width, depth=depth, select=5, init=init, writable=writable, registered=registered, primitives="portable"
+    )
     model = Model(init, depth, width)
     borders = {0, depth - 1, len(init) - 1}
     for size in (512, 1024, 1536):
@@ -129,7 +131,7 @@ def test_fill_memory(width, depth, registered):
 
 
 def test_engine_write_can_be_read_from_the_next_cycle_but_one():
-    dut = FillMemory(width=8, depth=64, select=0, writable=True)
+    dut = FillMemory(width=8, depth=64, select=0, writable=True, primitives="portable")
     seen = []
 
     async def bench(ctx):
@@ -153,7 +155,7 @@ def test_init_fills_blocks_and_slices():
     """First words come from ``init``, across slices and blocks; the rest is 0."""
     rng = random.Random(9)
     init = [rng.getrandbits(80) for _ in range(530)]
-    dut = FillMemory(width=80, depth=540, select=0, init=init)
+    dut = FillMemory(width=80, depth=540, select=0, init=init, primitives="portable")
     assert not exchange(dut, Model(init, 540, 80), [([], [], list(range(500, 540)))])
 
 
@@ -173,5 +175,5 @@ def test_word_layout():
 )
 def test_refuses(parameters, message):
     with pytest.raises(ValueError) as caught:
-        FillMemory(select=0, **parameters)
+        FillMemory(select=0, **parameters, primitives="portable")
     assert str(caught.value) == message

@@ -34,7 +34,7 @@ def play(dut, *, starts, cycles, ready):
 def sequencer(seed=0, depth=20):
     rng = random.Random(seed)
     jobs = [rng.getrandbits(50) for _ in range(depth)]
-    return Sequencer(width=50, depth=depth, select=3, init=jobs), jobs
+    return Sequencer(width=50, depth=depth, select=3, init=jobs, primitives="portable"), jobs
 
 
 def test_period_is_exact():
@@ -74,7 +74,7 @@ def test_restart(again):
 
 def test_filled_over_the_bus():
     jobs = [random.Random(6).getrandbits(50) for _ in range(4)]
-    dut = Sequencer(width=50, depth=8, select=3)
+    dut = Sequencer(width=50, depth=8, select=3, primitives="portable")
     taken = []
 
     async def bench(ctx):
