@@ -21,6 +21,7 @@ from gen.table import Table
 from gen.tools import rtlil_to_verilog
 from hw.config import CoreConfig
 from hw.core import Core
+from hw.requantise import Requantiser
 
 __all__ = ["FAST_ENOUGH_US", "Plan", "plan"]
 
@@ -169,7 +170,7 @@ class Plan:
                 "n": config.lanes,
                 "macs_per_cycle": macs_per_cycle,
                 "depthwise_lanes": config.lanes,
-                "requantiser_lanes": 2 * config.lanes,
+                "requantiser_lanes": config.requantisers,
             },
             "cycles": self.cycles,
             "clock_mhz": clock,
@@ -259,6 +260,10 @@ def _planned(table, board, stages, lanes, words):
     window_scalings = [stage.window_scaling for stage in stages if stage.window_scaling is not None]
     every = scalings + window_scalings
     patch_words = max(patches_of(stage, lanes, words).words for stage in stages)
+    multiplier_bits = 31 + int(max(0, *(s.shift.max() for s in every)))
+    # Requantisers get the multipliers that the array leaves.
+    left = max(0, board.resources["mult"] - lanes * lanes * words) // Requantiser.hard_multipliers
+    hard = min(left, 2 * lanes) if multiplier_bits <= Requantiser.hard_multiplier_bits else 0
     config = CoreConfig(
         lanes=lanes,
         words=words,
@@ -267,7 +272,8 @@ def _planned(table, board, stages, lanes, words):
         bias_bits=_signed_bits(max(np.abs(s.bias).max() for s in every)),
         window_bits=max(window_bits(s) for s in scalings),
         depthwise_window_bits=max((window_bits(s) for s in window_scalings), default=4),
-        multiplier_bits=31 + int(max(0, *(s.shift.max() for s in every))),
+        multiplier_bits=multiplier_bits,
+        hard_requantisers=hard,
         feature_depth=feature_depth,
         patch_depth=max(_PATCH_DEPTH, 1 << (2 * patch_words - 1).bit_length()),
         weight_depth=weights,

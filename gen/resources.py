@@ -3,6 +3,7 @@
 from hw.config import BANKS, CoreConfig
 from hw.core import filled_memories
 from hw.memory import block_depths, slices_of
+from hw.requantise import Requantiser
 
 __all__ = ["EXPECTED_CLOCK_HZ", "estimate"]
 
@@ -27,6 +28,6 @@ def estimate(config: CoreConfig) -> dict[str, int]:
     return {
         "lut": lanes * (requantisers + lane + column) + window + 1500,
         "ff": lanes * (2 * 900 + 800 + 30 * config.array_rows) + 2 * window + 1500,
-        "mult": lanes * config.array_rows,
+        "mult": lanes * config.array_rows + Requantiser.hard_multipliers * config.hard_requantisers,
         "ebr": memories + patch,
     }

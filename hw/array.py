@@ -53,7 +53,8 @@ class Column(wiring.Component):
         self._scale = memory("scale", config.multiplier_bits + 5, config.scale_depth)
         self._requantiser = Requantiser(
             accumulator_bits=config.accumulator_bits, bias_bits=config.bias_bits, window_bits=config.window_bits,
-            multiplier_bits=config.multiplier_bits, primitives=config.primitives,
+            multiplier_bits=config.multiplier_bits, hard=config.lanes + number < config.hard_requantisers,
+            primitives=config.primitives,
         )  # fmt: skip
         passed = {
             "x": 8 * config.array_rows,
@@ -73,7 +74,7 @@ class Column(wiring.Component):
     @staticmethod
     def sum_delay(config) -> int:
         """Cycles from ``x`` to its sum: multiplier and adder tree."""
-        return 3 + (config.array_rows - 1).bit_length()
+        return Multiplier.latency + (config.array_rows - 1).bit_length()
 
     @classmethod
     def scale_delay(cls, config) -> int:

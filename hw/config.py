@@ -27,6 +27,8 @@ class CoreConfig:
         Signed accumulators of the array and of the depthwise engine.
     bias_bits, multiplier_bits, window_bits, depthwise_window_bits : int
         Requantisers: see :class:`hw.requantise.Requantiser`; the window of the array's and of the depthwise engine's.
+    hard_requantisers : int
+        How many requantisers, the depthwise engine's first, have hardware multipliers.
     feature_depth, patch_depth, weight_depth, scale_depth, coefficient_depth, depthwise_scale_depth : int
         Words in a bank of the feature memory, in the patch buffer, in a column's weights, in a column's biases and
         multipliers, in the depthwise weights, in the depthwise engine's biases and multipliers.
@@ -44,6 +46,7 @@ class CoreConfig:
     window_bits: int
     depthwise_window_bits: int
     multiplier_bits: int
+    hard_requantisers: int
     feature_depth: int
     patch_depth: int
     weight_depth: int
@@ -56,11 +59,18 @@ class CoreConfig:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if name != "primitives" and value < 1:
+            if name not in ("primitives", "hard_requantisers") and value < 1:
                 raise ValueError(f"{name} must be positive, not {value!r}")
+        if not 0 <= self.hard_requantisers <= self.requantisers:
+            raise ValueError(f"hard_requantisers must be in 0..{self.requantisers}, not {self.hard_requantisers}")
         if self.patch_depth & (self.patch_depth - 1):
             raise ValueError(f"patch_depth must be a power of two, not {self.patch_depth}")
         check_primitives(self.primitives)
+
+    @property
+    def requantisers(self) -> int:
+        """Requantiser lanes: one for each lane of the depthwise engine and each column of the array."""
+        return 2 * self.lanes
 
     @property
     def array_rows(self) -> int:

@@ -119,8 +119,8 @@ class DepthwiseEngine(wiring.Component):
             Requantiser(
                 accumulator_bits=config.depthwise_accumulator_bits, bias_bits=config.bias_bits,
                 window_bits=config.depthwise_window_bits, multiplier_bits=config.multiplier_bits,
-                primitives=config.primitives,
-            ) for _ in range(config.lanes)
+                hard=n < config.hard_requantisers, primitives=config.primitives,
+            ) for n in range(config.lanes)
         ]  # fmt: skip
         super().__init__(
             {

@@ -41,6 +41,8 @@ class Multiplier(wiring.Component):
         ``portable`` or ``ecp5``.
     """
 
+    latency = 3
+
     def __init__(self, *, a_bits, b_bits, primitives):
         if not (1 <= a_bits <= 18 and 1 <= b_bits <= 18):
             raise ValueError(f"operands must have 1 to 18 bits, not {a_bits} and {b_bits}")

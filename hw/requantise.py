@@ -4,9 +4,13 @@ from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.primitives import check_primitives, gated_add
+from hw.delay import delay
+from hw.primitives import Multiplier, check_primitives, gated_add
 
 __all__ = ["Activation", "ActivationBounds", "Requantiser"]
+
+#: Bits of the saturated sum, its top ones, and of each half of the multiplier that a hardware multiplier takes.
+_HARD_BITS, _HALF_BITS = 18, 17
 
 #: Half a unit of the output is the last bit of the shifter; anything that leaves 11 bits there is clamped anyway.
 _SHIFTED_BITS = 11
@@ -39,20 +43,27 @@ class Requantiser(wiring.Component):
         beyond it: then saturating first is exact, and the multiplier is smaller.
     multiplier_bits : int
         31, or more to fold left shifts into the multiplier.
+    hard : bool
+        Whether :attr:`hard_multipliers` hardware multipliers make most of the product; else it is all LUTs. They take
+        up to :attr:`hard_multiplier_bits`.
     primitives : str
         ``portable`` or ``ecp5``.
     """
 
+    hard_multipliers, hard_multiplier_bits = 2, 2 * _HALF_BITS
+
     #: Cycles from ``acc`` to the moment its multiplier and shift are taken.
     scale_delay = 2
 
-    def __init__(self, *, accumulator_bits, bias_bits, window_bits, multiplier_bits, primitives):
+    def __init__(self, *, accumulator_bits, bias_bits, window_bits, multiplier_bits, hard, primitives):
         if window_bits % 2 or not 4 <= window_bits <= 32:
             raise ValueError(f"window_bits must be even and in 4..32, not {window_bits}")
         if multiplier_bits < 31:
             raise ValueError(f"multiplier_bits must be at least 31, not {multiplier_bits}")
+        if hard and multiplier_bits > self.hard_multiplier_bits:
+            raise ValueError(f"multiplier_bits must be at most {self.hard_multiplier_bits}, not {multiplier_bits}")
         check_primitives(primitives)
-        self._window_bits, self._primitives = window_bits, primitives
+        self._window_bits, self._hard, self._primitives = window_bits, hard, primitives
         super().__init__(
             {
                 "acc": In(signed(accumulator_bits)),
@@ -63,11 +74,16 @@ class Requantiser(wiring.Component):
             }
         )
 
+    @classmethod
+    def latency(cls, window_bits) -> int:
+        """Cycles from ``acc`` to ``o``: sum, saturation, product, and four of the shifter."""
+        return cls.scale_delay + cls._product_latency(window_bits) + 4
+
     @staticmethod
-    def latency(window_bits) -> int:
-        """Cycles from ``acc`` to ``o``: sum, saturation, partial products, their tree, and four of the shifter."""
+    def _product_latency(window_bits):
+        """Of partial products and their tree, or of hardware multipliers and two additions, whichever is longer."""
         operands = window_bits // 2 + 1
-        return 2 + 1 + (operands - 1).bit_length() + 4
+        return max(1 + (operands - 1).bit_length(), Multiplier.latency + 2)
 
     def elaborate(self, platform):
         m = Module()
@@ -77,31 +93,8 @@ class Requantiser(wiring.Component):
         m.d.sync += total.eq(self.acc + self.bias)
         m.d.sync += x.eq(_saturate(m, total, window, "saturated"))
 
-        # Partial products, two bits of x each; the top one subtracts, for x is signed.
-        width = len(self.multiplier) + 3
-        operands = []
-        for bit in range(0, window, 2):
-            name, gates = f"row_{bit}", dict(width=width, primitives=self._primitives)
-            once, twice = self.multiplier, Cat(Const(0, 1), self.multiplier)
-            if bit < window - 2:
-                row = gated_add(m, name, once, x[bit], twice, x[bit + 1], **gates)
-            else:
-                row = gated_add(m, name, twice, x[bit + 1], once, x[bit], **gates, subtract=True)
-            operand = Signal(signed(width), name=f"product_{bit}", reset_less=True)
-            m.d.sync += operand.eq(row)
-            operands.append((operand, bit))
-        # Adds 2**30, which rounds half up, or 2**30 - 2**31 for a negative x, which makes the later rounding of
-        # halves upward a rounding away from zero; where nothing is shifted out there is no later rounding.
-        nudge = Signal(signed(2), init=1, reset_less=True)
-        shift = Signal.like(self.shift, reset_less=True)
-        m.d.sync += [nudge[1].eq(x[-1] & (self.shift != 0)), shift.eq(self.shift)]
-        operands.append((nudge, 30))
-        product, levels = _weighted_sum(m, operands)
-        for level in range(levels):
-            delayed = Signal.like(shift, name=f"shift_{level}", reset_less=True)
-            m.d.sync += delayed.eq(shift)
-            shift = delayed
-
+        product = self._product(m, x)
+        shift = delay(m, "shift", self.shift, self._product_latency(window))
         doubled = Cat(Const(0, 1), product[31:]).as_signed()
         coarse = Signal(doubled.shape(), reset_less=True)
         fine = Signal(doubled.shape(), reset_less=True)
@@ -116,6 +109,43 @@ class Requantiser(wiring.Component):
         ]
         return m
 
+    def _product(self, m, x):
+        """``x * multiplier`` and what rounds it, in :meth:`_product_latency` cycles."""
+        soft_bits = max(0, self._window_bits - _HARD_BITS) if self._hard else self._window_bits
+        # Partial products, two bits of x each; the top one subtracts, for x is signed.
+        width = len(self.multiplier) + 3
+        operands = []
+        for bit in range(0, soft_bits, 2):
+            name, gates = f"row_{bit}", dict(width=width, primitives=self._primitives)
+            once, twice = self.multiplier, Cat(Const(0, 1), self.multiplier)
+            if bit < self._window_bits - 2:
+                row = gated_add(m, name, once, x[bit], twice, x[bit + 1], **gates)
+            else:
+                row = gated_add(m, name, twice, x[bit + 1], once, x[bit], **gates, subtract=True)
+            operand = Signal(signed(width), name=f"product_{bit}", reset_less=True)
+            m.d.sync += operand.eq(row)
+            operands.append((operand, bit))
+        # Adds 2**30, which rounds half up, or 2**30 - 2**31 for a negative x, which makes the later rounding of
+        # halves upward a rounding away from zero; where nothing is shifted out there is no later rounding.
+        nudge = Signal(signed(2), init=1, reset_less=True)
+        m.d.sync += nudge[1].eq(x[-1] & (self.shift != 0))
+        operands.append((nudge, 30))
+        (product, exponent), levels = _weighted_sum(m, "soft", operands)
+        latency = 1 + levels
+        if self._hard:
+            top, halves = x[soft_bits:].as_signed(), []
+            for low, half in ((0, self.multiplier[:_HALF_BITS]), (_HALF_BITS, self.multiplier[_HALF_BITS:])):
+                part = m.submodules[f"multiplier_{low}"] = Multiplier(
+                    a_bits=len(top), b_bits=len(half) + 1, primitives=self._primitives
+                )
+                m.d.comb += [part.a.eq(top), part.b.eq(half)]
+                halves.append((part.p, soft_bits + low))
+            hard, _ = _weighted_sum(m, "hard", halves)
+            soft = delay(m, "soft", product, Multiplier.latency + 1 - latency), exponent
+            (product, _), _ = _weighted_sum(m, "both", [soft, hard])
+            latency = Multiplier.latency + 2
+        return delay(m, "product", product, self._product_latency(self._window_bits) - latency)
+
 
 def _saturate(m, value, bits, name):
     """``value`` limited to a signed number of ``bits`` bits."""
@@ -128,12 +158,12 @@ def _saturate(m, value, bits, name):
     return result
 
 
-def _weighted_sum(m, operands):
-    """Sum (signed value, weight exponent) pairs in a tree with a register a level; returns (sum, levels).
+def _weighted_sum(m, name, operands):
+    """Sum (signed value, weight exponent) pairs in a tree with a register a level; returns ((sum, exponent), levels).
 
     Low bits that only one operand has pass by the adders.
     """
-    levels = 0
+    operands, levels = sorted(operands, key=lambda operand: operand[1]), 0
     while len(operands) > 1:
         levels += 1
         following = []
@@ -144,11 +174,11 @@ def _weighted_sum(m, operands):
                 other, other_exponent = pair[1]
                 low = other_exponent - exponent
                 value = Cat(value[:low], (value >> low) + other).as_signed()
-            register = Signal(value.shape(), name=f"sum_{levels}_{index}", reset_less=True)
+            register = Signal(value.shape(), name=f"{name}_{levels}_{index}", reset_less=True)
             m.d.sync += register.eq(value)
             following.append((register, exponent))
         operands = following
-    return operands[0][0], levels
+    return operands[0], levels
 
 
 class Activation(wiring.Component):

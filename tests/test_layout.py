@@ -36,7 +36,9 @@ def dimensions(lanes, words=1, **fields):
         ),
         32,
     )  # fmt: skip
-    return CoreConfig(lanes=lanes, words=words, **(others | {"bias_bits": 32, "multiplier_bits": 33} | fields))
+    return CoreConfig(
+        lanes=lanes, words=words, **(others | {"bias_bits": 32, "multiplier_bits": 33, "hard_requantisers": 0} | fields)
+    )
 
 
 def tensor(shape, seed=0):

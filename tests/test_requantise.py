@@ -35,12 +35,12 @@ def clip(value, least, most):
     return min(max(value, least), most)
 
 
-def results(cases, *, window_bits, accumulator_bits=32, bias_bits=32, multiplier_bits=33, seed=0):
+def results(cases, *, window_bits, hard, accumulator_bits=32, bias_bits=32, multiplier_bits=33, seed=0):
     """What the requantiser makes of (sum, multiplier, shift), a case a cycle, shifts to the left folded."""
     rng = random.Random(seed)
     dut = Requantiser(
         accumulator_bits=accumulator_bits, bias_bits=bias_bits, window_bits=window_bits,
-        multiplier_bits=multiplier_bits, primitives="portable",
+        multiplier_bits=multiplier_bits, hard=hard, primitives="portable",
     )  # fmt: skip
     latency, delay = dut.latency(window_bits), dut.scale_delay
     low, high = -(1 << accumulator_bits - 1), (1 << accumulator_bits - 1) - 1
@@ -68,9 +68,10 @@ def results(cases, *, window_bits, accumulator_bits=32, bias_bits=32, multiplier
 def check(cases, *, window_bits, **widths):
     least, most = -(1 << window_bits - 1), (1 << window_bits - 1) - 1
     expected = [clip(rescale(clip(total, least, most), m, shift), -512, 512) for total, m, shift in cases]
-    got = results(cases, window_bits=window_bits, **widths)
-    wrong = [(case, e, g) for case, e, g in zip(cases, expected, got, strict=True) if e != g]
-    assert not wrong, f"{len(wrong)} of {len(cases)}, first (case, expected, got): {wrong[:3]}"
+    for hard in (False, True):
+        got = results(cases, window_bits=window_bits, hard=hard, **widths)
+        wrong = [(case, e, g) for case, e, g in zip(cases, expected, got, strict=True) if e != g]
+        assert not wrong, f"{hard=}: {len(wrong)} of {len(cases)}, first (case, expected, got): {wrong[:3]}"
     return expected
 
 
@@ -148,7 +149,7 @@ def test_narrow_accumulator_and_wide_bias():
 
 
 def test_latency():
-    assert [Requantiser.latency(bits) for bits in (4, 8, 20, 32)] == [9, 10, 11, 12]
+    assert [Requantiser.latency(bits) for bits in (4, 8, 20, 32)] == [11, 11, 11, 12]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +159,7 @@ def test_latency():
         ({"window_bits": 34}, "window_bits must be even and in 4..32, not 34"),
         ({"window_bits": 19}, "window_bits must be even and in 4..32, not 19"),
         ({"multiplier_bits": 30}, "multiplier_bits must be at least 31, not 30"),
+        ({"multiplier_bits": 35, "hard": True}, "multiplier_bits must be at most 34, not 35"),
         ({"primitives": "vendor"}, "primitives must be one of portable, ecp5, not 'vendor'"),
     ],
 )
@@ -167,6 +169,7 @@ def test_requantiser_refuses(change, message):
         "bias_bits": 24,
         "window_bits": 20,
         "multiplier_bits": 31,
+        "hard": False,
         "primitives": "portable",
     }
     with pytest.raises(ValueError) as caught:
