@@ -204,12 +204,13 @@ class WindowGenerator(wiring.Component):
                 column_group[c].eq(column[c] + delay(m, f"offset_{c}", offset, 1)),
             ]
         row_address = delay(m, "row_address", rows.as_value(), 2)
+        peek = delay(m, "peek", self.peek, 1)
         for r in range(WINDOW):
             for c in range(WINDOW):
                 at = self.r_addr[WINDOW * r + c]
                 this = row_address[r * config.address_bits :][: config.address_bits]
                 m.d.sync += at.eq(this + column_group[c])
-                with m.If(self.peek):
+                with m.If(peek):
                     m.d.sync += at.eq(self.peek_address)
 
         # Which positions lie inside the tensor.
@@ -223,18 +224,22 @@ class WindowGenerator(wiring.Component):
 
         # Banks to window positions.
         data_stage = 3 + FillMemory.latency
-        turn_y = Mux(self.peek, self.peek_row, delay(m, "turn_y", row_now.row_residue, data_stage))
-        turn_x = Mux(self.peek, self.peek_column, delay(m, "turn_x", residue, data_stage + 1))
+        turn_y, turn_x = Signal(2, reset_less=True), Signal(2, reset_less=True)
+        kept_y, kept_x = Signal.like(inside_y), Signal.like(inside_x)
+        m.d.sync += [
+            turn_y.eq(Mux(peek, self.peek_row, delay(m, "turn_y", row_now.row_residue, data_stage - 1))),
+            turn_x.eq(Mux(peek, self.peek_column, delay(m, "turn_x", residue, data_stage))),
+            kept_y.eq(delay(m, "kept_y", inside_y, data_stage - 2) | peek.replicate(WINDOW)),
+            kept_x.eq(delay(m, "kept_x", inside_x, data_stage - 2) | peek.replicate(WINDOW)),
+        ]
         turned = Signal(data.ArrayLayout(config.word_bits, TAPS), reset_less=True)
-        kept_y = delay(m, "kept_y", inside_y, data_stage - 1)
-        kept_x = delay(m, "kept_x", inside_x, data_stage - 1)
         pad = layer.pad.as_unsigned().replicate(config.lanes)
         for i in range(WINDOW):
             for j in range(WINDOW):
                 banks = Array(self.r_data[WINDOW * ((r + i) % WINDOW) + j] for r in range(WINDOW))
                 m.d.sync += turned[WINDOW * i + j].eq(banks[turn_y])
                 words = Array(turned[WINDOW * i + (c + j) % WINDOW] for c in range(WINDOW))
-                with m.If(kept_y[i] & kept_x[j] | self.peek):
+                with m.If(kept_y[i] & kept_x[j]):
                     m.d.sync += self.window[WINDOW * i + j].eq(words[turn_x])
                 with m.Else():
                     m.d.sync += self.window[WINDOW * i + j].eq(pad)
