@@ -10,10 +10,11 @@ from hw.array import MacArray
 from hw.config import BANKS, TAPS, CoreConfig
 from hw.delay import delay
 from hw.depthwise import DepthwiseEngine
+from hw.features import FeatureMemory
 from hw.gather import Gather
 from hw.host import HostPort
 from hw.jobs import WindowMode, array_job, window_job_bits
-from hw.memory import SLICE_BITS, FillMemory, slices_of
+from hw.memory import SLICE_BITS, slices_of
 from hw.patch import PatchBuffer
 from hw.program import Sequencer
 from hw.window import WindowGenerator
@@ -98,6 +99,10 @@ class Core(wiring.Component):
         def memory(name):
             return {**vars(memories[name]), "init": init.get(name, ()), "primitives": config.primitives}
 
+        banks = [f"features_{n}" for n in range(BANKS)]
+        features = m.submodules.features = FeatureMemory(
+            config, select=[select[name] for name in banks], init=[init.get(name, ()) for name in banks]
+        )
         depthwise = m.submodules.depthwise = DepthwiseEngine(config, select=select, init=init)
         gather = m.submodules.gather = Gather(config)
         window = m.submodules.window = WindowGenerator(config, drain_cycles=self.drain_cycles(config))
@@ -117,16 +122,14 @@ class Core(wiring.Component):
             m.d.comb += component.start.eq(start)
         fill = Signal.like(host.fill)
         m.d.sync += fill.eq(host.fill)
-        for component in (depthwise, window_program, array_program, array):
+        for component in (features, depthwise, window_program, array_program, array):
             m.d.comb += component.fill.eq(fill)
 
         # Feature memory: the window generator reads, the array writes, the host does both while they rest.
-        for n in range(BANKS):
-            bank = m.submodules[f"features_{n}"] = FillMemory(**memory(f"features_{n}"), writable=True)
-            m.d.comb += [
-                bank.fill.eq(fill), bank.r_addr.eq(window.r_addr[n]), window.r_data[n].eq(bank.r_data),
-                bank.w_en.eq(array.w_en[n]), bank.w_addr.eq(array.w_addr), bank.w_data.eq(array.w_data),
-            ]  # fmt: skip
+        m.d.comb += [
+            features.r_addr.eq(window.r_addr), window.r_data.eq(features.r_data),
+            features.w_en.eq(array.w_en), features.w_addr.eq(array.w_addr), features.w_data.eq(array.w_data),
+        ]  # fmt: skip
         slices = slices_of(config.word_bits)
         peeked = Array(window.window[0][n * SLICE_BITS :][:SLICE_BITS] for n in range(slices))
         m.d.comb += [

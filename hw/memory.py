@@ -51,6 +51,13 @@ def block_depths(depth):
     return blocks
 
 
+def _check(width, depth, init):
+    if width < 1 or depth < 1:
+        raise ValueError(f"width and depth must be positive, not {width} and {depth}")
+    if len(init) > depth:
+        raise ValueError(f"init holds {len(init)} words, more than the depth of {depth}")
+
+
 class Ram(wiring.Component):
     """Words of any width and number, with a port to write and one to read: block RAMs, and LUT RAM for a few words.
 
@@ -73,10 +80,7 @@ class Ram(wiring.Component):
     latency = BlockRam.latency
 
     def __init__(self, *, width, depth, init=(), registered=False, primitives):
-        if width < 1 or depth < 1:
-            raise ValueError(f"width and depth must be positive, not {width} and {depth}")
-        if len(init) > depth:
-            raise ValueError(f"init holds {len(init)} words, more than the depth of {depth}")
+        _check(width, depth, init)
         self.width, self.depth = width, depth
         self._init, self._registered, self._primitives = list(init), registered, primitives
         super().__init__(
@@ -153,45 +157,33 @@ class FillMemory(wiring.Component):
     ----------
     width, depth, init, registered, primitives
         As :class:`Ram`.
-    writable : bool
-        Whether an engine writes whole words too (``w_en``, ``w_addr``, ``w_data``; in the memory two cycles later).
-        It must not while the host fills.
     select : int
         Number of the first slice; the memory answers to ``slices_of(width)`` of them.
     """
 
     latency = Ram.latency
 
-    def __init__(self, *, width, depth, select, init=(), writable=False, registered=False, primitives):
+    def __init__(self, *, width, depth, select, init=(), registered=False, primitives):
+        _check(width, depth, init)
         self.width, self.depth, self.select = width, depth, select
-        self._writable = writable
-        self._slices = []
-        for low in range(0, max(width, 1), SLICE_BITS):
-            part = [word >> low & (1 << SLICE_BITS) - 1 for word in init]
-            shape = dict(width=min(SLICE_BITS, width - low), depth=depth)
-            self._slices.append(Ram(**shape, init=part, registered=registered, primitives=primitives))
-        members = {"fill": In(FillWord), "r_addr": In(range(depth)), "r_data": Out(width)}
-        if writable:
-            members |= {"w_en": In(1), "w_addr": In(range(depth)), "w_data": In(width)}
-        super().__init__(members)
+        self._init, self._registered, self._primitives = list(init), registered, primitives
+        super().__init__({"fill": In(FillWord), "r_addr": In(range(depth)), "r_data": Out(width)})
 
     def elaborate(self, platform):
         m = Module()
-        fill = self.fill
-        # One registered write port serves both sides: the host fills only while the engines rest.
-        enable = Signal(len(self._slices))
-        address = Signal.like(fill.address, reset_less=True)
-        word = Signal(len(self._slices) * SLICE_BITS, reset_less=True)
-        selected = Cat(fill.write & (fill.select == self.select + n) for n in range(len(enable)))
-        m.d.sync += [enable.eq(selected), address.eq(fill.address), word.eq(fill.data.replicate(len(enable)))]
-        if self._writable:
-            with m.If(self.w_en):
-                m.d.sync += [enable.eq(~0), address.eq(self.w_addr), word.eq(self.w_data)]
-        inside = address < self.depth
-        for n, ram in enumerate(self._slices):
-            m.submodules[f"slice_{n}"] = ram
+        fill = delay(m, "fill", self.fill, 1)
+        enable = Signal(slices_of(self.width))
+        m.d.sync += enable.eq(Cat(self.fill.write & (self.fill.select == self.select + n) for n in range(len(enable))))
+        inside = fill.address < self.depth
+        for n in range(len(enable)):
+            low = n * SLICE_BITS
+            width = min(SLICE_BITS, self.width - low)
+            ram = m.submodules[f"slice_{n}"] = Ram(
+                width=width, depth=self.depth, registered=self._registered, primitives=self._primitives,
+                init=[word >> low & (1 << width) - 1 for word in self._init],
+            )  # fmt: skip
             m.d.comb += [
-                ram.w_en.eq(enable[n] & inside), ram.w_addr.eq(address), ram.w_data.eq(word[n * SLICE_BITS :]),
-                ram.r_addr.eq(self.r_addr), self.r_data[n * SLICE_BITS :][: ram.width].eq(ram.r_data),
+                ram.w_en.eq(enable[n] & inside), ram.w_addr.eq(fill.address), ram.w_data.eq(fill.data),
+                ram.r_addr.eq(self.r_addr), self.r_data[low:][:width].eq(ram.r_data),
             ]  # fmt: skip
         return m

@@ -1,14 +1,14 @@
 """Window generator: walks a tensor in the feature memory and shows 3 x 3 positions of it a cycle."""
 
-from amaranth import Array, Module, Mux, Signal, signed, unsigned
+from amaranth import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import BANKS, TAPS, WINDOW, CoreConfig
 from hw.delay import delay
+from hw.features import FeatureMemory
 from hw.jobs import JobKind, layer_job, row_job, window_job_bits
 from hw.loops import Loop
-from hw.memory import FillMemory
 from hw.requantise import ActivationBounds
 
 __all__ = ["WindowControl", "WindowGenerator"]
@@ -42,7 +42,7 @@ class WindowGenerator(wiring.Component):
     """
 
     #: Cycles from issue to window.
-    latency = 6 + FillMemory.latency
+    latency = 6 + FeatureMemory.latency
 
     def __init__(self, config: CoreConfig, *, drain_cycles):
         self._config, self._drain_cycles = config, drain_cycles
@@ -223,7 +223,7 @@ class WindowGenerator(wiring.Component):
             ]  # fmt: skip
 
         # Banks to window positions.
-        data_stage = 3 + FillMemory.latency
+        data_stage = 3 + FeatureMemory.latency
         turn_y, turn_x = Signal(2, reset_less=True), Signal(2, reset_less=True)
         kept_y, kept_x = Signal.like(inside_y), Signal.like(inside_x)
         m.d.sync += [
@@ -236,11 +236,11 @@ class WindowGenerator(wiring.Component):
         pad = layer.pad.as_unsigned().replicate(config.lanes)
         for i in range(WINDOW):
             for j in range(WINDOW):
-                banks = Array(self.r_data[WINDOW * ((r + i) % WINDOW) + j] for r in range(WINDOW))
-                m.d.sync += turned[WINDOW * i + j].eq(banks[turn_y])
-                words = Array(turned[WINDOW * i + (c + j) % WINDOW] for c in range(WINDOW))
+                banks = [self.r_data[WINDOW * ((r + i) % WINDOW) + j] for r in range(WINDOW)]
+                m.d.sync += turned[WINDOW * i + j].eq(_one_of(banks, turn_y))
+                words = [turned[WINDOW * i + (c + j) % WINDOW] for c in range(WINDOW)]
                 with m.If(kept_y[i] & kept_x[j]):
-                    m.d.sync += self.window[WINDOW * i + j].eq(words[turn_x])
+                    m.d.sync += self.window[WINDOW * i + j].eq(_one_of(words, turn_x))
                 with m.Else():
                     m.d.sync += self.window[WINDOW * i + j].eq(pad)
 
@@ -251,7 +251,12 @@ class WindowGenerator(wiring.Component):
             control.end.eq(pixel),
             self.control.eq(delay(m, "control", control.as_value(), self.latency - 1)),
             self.valid.eq(delay(m, "valid", issued, self.latency - 1, reset_less=False)),
-            self.coefficient.eq(delay(m, "coefficient", coefficient, self.latency - 1 - FillMemory.latency)),
-            self.scale.eq(delay(m, "scale", scale, self.latency - 1 - FillMemory.latency)),
+            self.coefficient.eq(delay(m, "coefficient", coefficient, self.latency - 1 - FeatureMemory.latency)),
+            self.scale.eq(delay(m, "scale", scale, self.latency - 1 - FeatureMemory.latency)),
         ]  # fmt: skip
         return m
+
+
+def _one_of(three, index):
+    """One of three values; the last for an index beyond."""
+    return Mux(index[1], three[2], Mux(index[0], three[1], three[0]))

@@ -1,6 +1,6 @@
 # amaranth: UnusedElaboratable=no
 
-"""Fill memories: how they split, how the host and an engine write them, and what a read returns when."""
+"""Fill memories: how they split, how the host writes them, and what a read returns when."""
 
 import doctest
 import random
@@ -63,11 +63,11 @@ class Model:
 
 
 def exchange(dut, model, steps, latency=FillMemory.latency):
-    """Play steps of (fill words, engine writes, reads), each after the one before has settled."""
+    """Play steps of (fill words, reads), each after the one before has settled."""
     wrong = []
 
     async def bench(ctx):
-        for fills, writes, reads in steps:
+        for fills, reads in steps:
             for slice_, address, value in fills:
                 ctx.set(Value.cast(dut.fill), fill_word(dut.select + slice_, address, value))
                 await ctx.tick()
@@ -75,18 +75,6 @@ def exchange(dut, model, steps, latency=FillMemory.latency):
             # The same word without its write bit does nothing.
             ctx.set(Value.cast(dut.fill), fill_word(dut.select, 0, 0, write=0))
             await ctx.tick().repeat(2)
-            for address, value in writes:
-                ctx.set(dut.w_en, 1)
-                ctx.set(dut.w_addr, address)
-                ctx.set(dut.w_data, value)
-                await ctx.tick()
-                model.words[address] = value
-            if writes:
-                ctx.set(dut.w_en, 0)
-                ctx.set(dut.w_addr, 0)
-                ctx.set(dut.w_data, 0)
-            # Addressed a cycle after the write, the read is addressed when the word is in the memory.
-            await ctx.tick()
             for cycle in range(len(reads) + latency):
                 ctx.set(dut.r_addr, reads[min(cycle, len(reads) - 1)])
                 if cycle >= latency:
@@ -103,13 +91,10 @@ def exchange(dut, model, steps, latency=FillMemory.latency):
 @pytest.mark.parametrize("depth", [1, 5, 32, 33, 513, 700, 1552])
 @pytest.mark.parametrize("width", [7, 36, 40, 90])
 def test_fill_memory(width, depth, registered):
-    """Fills in slices, an engine's writes, and reads, at every border between blocks."""
+    """Fills in slices, and reads, at every border between blocks."""
     rng = random.Random(depth * 100 + width)
     init = [rng.getrandbits(width) for _ in range(rng.randrange(depth + 1))]
-    writable = depth % 2 == 1
-    dut = FillMemory(
-        width=width, depth=depth, select=5, init=init, writable=writable, registered=registered, primitives="portable"
-    )
+    dut = FillMemory(width=width, depth=depth, select=5, init=init, registered=registered, primitives="portable")
     model = Model(init, depth, width)
     borders = {0, depth - 1, len(init) - 1}
     for size in (512, 1024, 1536):
@@ -119,36 +104,14 @@ def test_fill_memory(width, depth, registered):
     def any_address():
         return rng.choice(borders) if rng.random() < 0.5 else rng.randrange(depth)
 
-    steps = [([], [], borders)]
+    steps = [([], borders)]
     for _ in range(6):
         # Slices and addresses that are none of its own are for other memories.
         fills = [(rng.randint(-1, slices_of(width)), any_address(), rng.getrandbits(SLICE_BITS)) for _ in range(12)] + [
             (0, address, rng.getrandbits(SLICE_BITS)) for address in (depth, depth + 1, depth + 512) if depth > 32
         ]
-        writes = [(any_address(), rng.getrandbits(width)) for _ in range(6)] if writable else []
-        steps.append((fills, writes, [any_address() for _ in range(10)] + borders))
+        steps.append((fills, [any_address() for _ in range(10)] + borders))
     assert not exchange(dut, model, steps, FillMemory.latency + registered)
-
-
-def test_engine_write_can_be_read_from_the_next_cycle_but_one():
-    dut = FillMemory(width=8, depth=64, select=0, writable=True, primitives="portable")
-    seen = []
-
-    async def bench(ctx):
-        ctx.set(dut.r_addr, 3)
-        ctx.set(dut.w_addr, 3)
-        ctx.set(dut.w_data, 77)
-        ctx.set(dut.w_en, 1)
-        await ctx.tick()
-        ctx.set(dut.w_en, 0)
-        ctx.set(dut.w_addr, 9)
-        for _ in range(6):
-            await ctx.tick()
-            seen.append(ctx.get(dut.r_data))
-
-    simulate(dut, bench)
-    # Through the write port's register into the memory, out of it into the register behind it.
-    assert seen == [0, 0, 77, 77, 77, 77]
 
 
 def test_init_fills_blocks_and_slices():
@@ -156,7 +119,7 @@ def test_init_fills_blocks_and_slices():
     rng = random.Random(9)
     init = [rng.getrandbits(80) for _ in range(530)]
     dut = FillMemory(width=80, depth=540, select=0, init=init, primitives="portable")
-    assert not exchange(dut, Model(init, 540, 80), [([], [], list(range(500, 540)))])
+    assert not exchange(dut, Model(init, 540, 80), [([], list(range(500, 540)))])
 
 
 def test_word_layout():

@@ -1,0 +1,71 @@
+"""Feature memory: the tensors, in nine banks that any window finds in one access."""
+
+from amaranth import Cat, Module, Signal
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.config import BANKS, CoreConfig
+from hw.memory import SLICE_BITS, FillWord, Ram, slices_of
+
+__all__ = ["FeatureMemory"]
+
+
+class FeatureMemory(wiring.Component):
+    """Nine banks of feature words; which holds what is ``gen.layout``'s to say.
+
+    Every bank reads an address of its own: ``r_data`` is word ``r_addr`` of two cycles before. The array writes whole
+    words into the banks that ``w_en`` names, the host slices of them over the fill bus while the array rests; either
+    can be read from two cycles later on. Reads of a word that is being written are undefined. No stall, no reset.
+
+    Parameters
+    ----------
+    config : CoreConfig
+    select : sequence of int
+        Fill select of each bank's first slice.
+    init : sequence of sequence of int
+        First words of each bank.
+    """
+
+    latency = Ram.latency
+
+    def __init__(self, config: CoreConfig, *, select, init):
+        self._config, self._select, self._init = config, select, init
+        super().__init__(
+            {
+                "fill": In(FillWord),
+                "r_addr": In(data.ArrayLayout(config.address_bits, BANKS)),
+                "r_data": Out(data.ArrayLayout(config.word_bits, BANKS)),
+                "w_en": In(BANKS),
+                "w_addr": In(config.address_bits),
+                "w_data": In(config.word_bits),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        config, fill = self._config, self.fill
+        slices = slices_of(config.word_bits)
+        # One register in front of all banks serves both sides.
+        enable = Signal(data.ArrayLayout(slices, BANKS))
+        address = Signal.like(fill.address, reset_less=True)
+        word = Signal(slices * SLICE_BITS, reset_less=True)
+        with m.If(fill.write):
+            m.d.sync += [address.eq(fill.address), word.eq(fill.data.replicate(slices))]
+        with m.Else():
+            m.d.sync += [address.eq(self.w_addr), word.eq(self.w_data)]
+        inside = address < config.feature_depth
+        for bank in range(BANKS):
+            filled = Cat(fill.write & (fill.select == self._select[bank] + n) for n in range(slices))
+            m.d.sync += enable[bank].eq(self.w_en[bank].replicate(slices) | filled)
+            for n in range(slices):
+                low = n * SLICE_BITS
+                width = min(SLICE_BITS, config.word_bits - low)
+                ram = m.submodules[f"bank_{bank}_{n}"] = Ram(
+                    width=width, depth=config.feature_depth, primitives=config.primitives,
+                    init=[value >> low & (1 << width) - 1 for value in self._init[bank]],
+                )  # fmt: skip
+                m.d.comb += [
+                    ram.w_en.eq(enable[bank][n] & inside), ram.w_addr.eq(address), ram.w_data.eq(word[low:]),
+                    ram.r_addr.eq(self.r_addr[bank]), self.r_data[bank][low:][:width].eq(ram.r_data),
+                ]  # fmt: skip
+        return m
