@@ -17,7 +17,6 @@ from amaranth import (
     Elaboratable,
     Instance,
     Module,
-    ResetSignal,
     Signal,
 )
 from amaranth.lib import io, stream, wiring
@@ -138,7 +137,8 @@ class SerialBridge(wiring.Component):
 class Top(Elaboratable):
     """Everything on the FPGA but the inside of ``core``, to be elaborated for one of amaranth-boards' ULX3S platforms.
 
-    Both domains are held in reset until the PLL has locked.
+    Both domains are held in reset until the PLL has locked, ``core`` apart: it has no reset, starts from the values
+    that configuration gives its registers, and rests there until the first byte arrives.
 
     Parameters
     ----------
@@ -166,7 +166,6 @@ class Top(Elaboratable):
         m.submodules.core = Instance(
             "core",
             i_clk=ClockSignal(),
-            i_rst=ResetSignal(),
             i_i__payload=bridge.to_core.payload,
             i_i__valid=bridge.to_core.valid,
             o_i__ready=bridge.to_core.ready,

@@ -2,9 +2,10 @@
 
 import zlib
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
+from amaranth import ClockDomain
 from amaranth.back import rtlil
 from rich import box
 from rich.console import Group
@@ -98,7 +99,9 @@ class Plan:
     @cached_property
     def _core(self):
         core = Core(self.config, init=self.contents, digest=self.digest)
-        return rtlil_to_verilog(rtlil.convert(core, name="core", emit_src=False))
+        # Without a reset, which would be one net to a register in five: configuration sets all of them.
+        clock = partial(ClockDomain, reset_less=True)
+        return rtlil_to_verilog(rtlil.convert(core, name="core", emit_src=False, missing_domain=clock))
 
     def verilog(self) -> str:
         """The core as Verilog, module ``core``: what is simulated and what is synthesised."""

@@ -7,8 +7,8 @@ from hw.requantise import Requantiser
 
 __all__ = ["EXPECTED_CLOCK_HZ", "estimate"]
 
-#: Clock that place and route is asked for: what small designs reach today (docs/place_and_route.md).
-EXPECTED_CLOCK_HZ = 80_000_000
+#: Clock that place and route is asked for: what designs reach today (docs/place_and_route.md).
+EXPECTED_CLOCK_HZ = 100_000_000
 
 
 def _block_rams(width, depth):

@@ -278,18 +278,16 @@ module EHXPLLL #(
   assign CLKOP = CLKI;
 endmodule
 
-// Answers each byte with its complement, once it has seen a reset.
+// Answers each byte with its complement.
 module core(
-    input clk, input rst, input [7:0] i__payload, input i__valid, output i__ready,
+    input clk, input [7:0] i__payload, input i__valid, output i__ready,
     output reg [7:0] o__payload, output reg o__valid, input o__ready, output reg [7:0] trace_count
 );
-  reg reset_seen = 0;
-  assign i__ready = ~rst & ~o__valid;
+  initial begin o__valid = 0; trace_count = 0; end
+  assign i__ready = ~o__valid;
   always @(posedge clk) begin
-    if (rst) begin
-      o__valid <= 0; trace_count <= 0; reset_seen <= 1;
-    end else if (i__valid & i__ready) begin
-      o__payload <= reset_seen ? ~i__payload : i__payload;
+    if (i__valid & i__ready) begin
+      o__payload <= ~i__payload;
       o__valid <= 1; trace_count <= trace_count + 1;
     end else if (o__ready)
       o__valid <= 0;

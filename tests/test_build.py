@@ -21,7 +21,7 @@ from gen.table import Layer, Quantization, Table, TensorType
 #: Echoes bytes, each times one in a hard multiplier, through a block RAM.
 CORE = """
 module core(
-  input clk, input rst,
+  input clk,
   input [7:0] i__payload, input i__valid, output i__ready,
   output reg [7:0] o__payload, output reg o__valid, input o__ready,
   output reg [31:0] trace_bytes
@@ -34,6 +34,7 @@ module core(
   wire accept = i__valid & i__ready;
   wire fetch = used != 0 & (~o__valid | o__ready);
   assign i__ready = used < 1000;
+  initial begin write = 0; read = 0; used = 0; arriving = 0; o__valid = 0; trace_bytes = 0; end
 
   (* BEL = "@BEL@" *)
   MULT18X18D #(
@@ -52,7 +53,6 @@ module core(
     if (fetch) begin o__payload <= memory[read]; read <= read + 1; o__valid <= 1; end
     else if (o__ready) o__valid <= 0;
     if (accept) trace_bytes <= trace_bytes + 1;
-    if (rst) begin write <= 0; read <= 0; used <= 0; arriving <= 0; o__valid <= 0; trace_bytes <= 0; end
   end
 endmodule
 """
