@@ -1,6 +1,6 @@
 """Feature memory: the tensors, in nine banks that any window finds in one access."""
 
-from amaranth import Cat, Module, Signal
+from amaranth import Module, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -45,18 +45,13 @@ class FeatureMemory(wiring.Component):
         m = Module()
         config, fill = self._config, self.fill
         slices = slices_of(config.word_bits)
-        # One register in front of all banks serves both sides.
-        enable = Signal(data.ArrayLayout(slices, BANKS))
-        address = Signal.like(fill.address, reset_less=True)
-        word = Signal(slices * SLICE_BITS, reset_less=True)
+        address, word = Signal(config.address_bits), Signal(slices * SLICE_BITS)
         with m.If(fill.write):
-            m.d.sync += [address.eq(fill.address), word.eq(fill.data.replicate(slices))]
+            m.d.comb += [address.eq(fill.address), word.eq(fill.data.replicate(slices))]
         with m.Else():
-            m.d.sync += [address.eq(self.w_addr), word.eq(self.w_data)]
-        inside = address < config.feature_depth
+            m.d.comb += [address.eq(self.w_addr), word.eq(self.w_data)]
+        inside = fill.address < config.feature_depth
         for bank in range(BANKS):
-            filled = Cat(fill.write & (fill.select == self._select[bank] + n) for n in range(slices))
-            m.d.sync += enable[bank].eq(self.w_en[bank].replicate(slices) | filled)
             for n in range(slices):
                 low = n * SLICE_BITS
                 width = min(SLICE_BITS, config.word_bits - low)
@@ -64,8 +59,9 @@ class FeatureMemory(wiring.Component):
                     width=width, depth=config.feature_depth, primitives=config.primitives,
                     init=[value >> low & (1 << width) - 1 for value in self._init[bank]],
                 )  # fmt: skip
+                filled = fill.write & (fill.select == self._select[bank] + n) & inside
                 m.d.comb += [
-                    ram.w_en.eq(enable[bank][n] & inside), ram.w_addr.eq(address), ram.w_data.eq(word[low:]),
+                    ram.w_en.eq(self.w_en[bank] | filled), ram.w_addr.eq(address), ram.w_data.eq(word[low:]),
                     ram.r_addr.eq(self.r_addr[bank]), self.r_data[bank][low:][:width].eq(ram.r_data),
                 ]  # fmt: skip
         return m

@@ -61,8 +61,8 @@ def _check(width, depth, init):
 class Ram(wiring.Component):
     """Words of any width and number, with a port to write and one to read: block RAMs, and LUT RAM for a few words.
 
-    ``r_data`` is word ``r_addr`` of two cycles before; undefined when that word was written in the same cycle. No
-    stall, no reset.
+    ``r_data`` is word ``r_addr`` of two cycles before. Writes pass a register: a read finds them two cycles later, and
+    is undefined one cycle later. No stall, no reset.
 
     Parameters
     ----------
@@ -97,8 +97,12 @@ class Ram(wiring.Component):
         m = Module()
         first, chosen = 0, Signal(self.width)
         read_address = delay(m, "read_address", self.r_addr, Ram.latency)
+        w_data = delay(m, "w_data", self.w_data, 1)
         for number, depth in enumerate(block_depths(self.depth)):
+            # What decides and where it goes is registered, for enables travel far.
+            enable, address = Signal(name=f"enable_{number}"), Signal(range(depth), name=f"address_{number}")
             here = (self.w_addr >= first) & (self.w_addr < first + depth)
+            m.d.sync += [enable.eq(self.w_en & here), address.eq(self.w_addr - first)]
             step = BLOCK_RAM_WIDTHS.get(depth, self.width)
             words = []
             for low in range(0, self.width, step):
@@ -109,8 +113,8 @@ class Ram(wiring.Component):
                     part = _LutRam(width=self.width, depth=depth, init=init)
                 m.submodules[f"block_{number}_{low}"] = part
                 m.d.comb += [
-                    part.w_en.eq(self.w_en & here), part.w_addr.eq(self.w_addr - first),
-                    part.w_data.eq(self.w_data[low:]), part.r_addr.eq(self.r_addr - first),
+                    part.w_en.eq(enable), part.w_addr.eq(address), part.w_data.eq(w_data[low:]),
+                    part.r_addr.eq(self.r_addr - first),
                 ]  # fmt: skip
                 words.append(part.r_data)
             with m.If(read_address >= first):
@@ -151,7 +155,7 @@ class _LutRam(wiring.Component):
 class FillMemory(wiring.Component):
     """A :class:`Ram` that one engine reads and the host writes, over the fill bus, in slices of 36 bits.
 
-    Latency, ``registered`` and ``init`` are the Ram's. A read is undefined in the cycle that fills the same word.
+    Latency, ``registered`` and ``init`` are the Ram's.
 
     Parameters
     ----------
@@ -171,11 +175,9 @@ class FillMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        fill = delay(m, "fill", self.fill, 1)
-        enable = Signal(slices_of(self.width))
-        m.d.sync += enable.eq(Cat(self.fill.write & (self.fill.select == self.select + n) for n in range(len(enable))))
+        fill = self.fill
         inside = fill.address < self.depth
-        for n in range(len(enable)):
+        for n in range(slices_of(self.width)):
             low = n * SLICE_BITS
             width = min(SLICE_BITS, self.width - low)
             ram = m.submodules[f"slice_{n}"] = Ram(
@@ -183,7 +185,8 @@ class FillMemory(wiring.Component):
                 init=[word >> low & (1 << width) - 1 for word in self._init],
             )  # fmt: skip
             m.d.comb += [
-                ram.w_en.eq(enable[n] & inside), ram.w_addr.eq(fill.address), ram.w_data.eq(fill.data),
+                ram.w_en.eq(fill.write & (fill.select == self.select + n) & inside),
+                ram.w_addr.eq(fill.address), ram.w_data.eq(fill.data),
                 ram.r_addr.eq(self.r_addr), self.r_data[low:][:width].eq(ram.r_data),
             ]  # fmt: skip
         return m

@@ -104,14 +104,12 @@ class WindowGenerator(wiring.Component):
         spare = Signal(signed(config.patch_depth.bit_length() + 2))
         pixel_begins, issue = Signal(), Signal()
         m.d.comb += issue.eq(running & ~(pixel_begins & spare[-1]))
-        change = Signal(signed(len(layer.patch_words) + 1))
-        with m.If(take_layer):
-            m.d.comb += change.eq(layer.patch_words - next_layer.patch_words)
-        with m.Elif(issue & pixel_begins):
-            m.d.comb += change.eq(-layer.patch_words)
-        m.d.sync += spare.eq(spare + self.freed + change)
+        # A layer's own patch size counts a cycle after it is taken, long before its first pixel.
+        resized = Signal(signed(len(layer.patch_words) + 1))
+        m.d.sync += resized.eq(Mux(take_layer, layer.patch_words - next_layer.patch_words, 0))
+        m.d.sync += spare.eq(spare + self.freed + Mux(issue & pixel_begins, -layer.patch_words, resized))
         with m.If(self.start):
-            m.d.sync += [spare.eq(config.patch_depth), layer.patch_words.eq(0)]
+            m.d.sync += [spare.eq(config.patch_depth), layer.patch_words.eq(0), resized.eq(0)]
 
         loops = {}
         advance = issue
