@@ -1,6 +1,6 @@
 """Memories of any width and depth, and those that the fill bus can write."""
 
-from amaranth import Cat, Module, Signal, unsigned
+from amaranth import Cat, Const, Module, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -96,7 +96,6 @@ class Ram(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         first, chosen = 0, Signal(self.width)
-        read_address = delay(m, "read_address", self.r_addr, Ram.latency)
         w_data = delay(m, "w_data", self.w_data, 1)
         for number, depth in enumerate(block_depths(self.depth)):
             # What decides and where it goes is registered, for enables travel far.
@@ -117,7 +116,9 @@ class Ram(wiring.Component):
                     part.r_addr.eq(self.r_addr - first),
                 ]  # fmt: skip
                 words.append(part.r_data)
-            with m.If(read_address >= first):
+            # Compared before the delay: fewer bits to keep, and none that a neighbour keeps as well.
+            reached = Const(1) if number == 0 else delay(m, f"reached_{number}", self.r_addr >= first, Ram.latency)
+            with m.If(reached):
                 m.d.comb += chosen.eq(Cat(words))
             first += depth
         m.d.comb += self.r_data.eq(delay(m, "chosen", chosen, int(self._registered)))
