@@ -219,7 +219,7 @@ def cycles_of(stages: list[Stage], config: CoreConfig) -> tuple[int, list[StageC
     freed: list[tuple[int, int]] = []  # when, and how many words
     room, next_freed = config.patch_depth, 0
     window_free, window_last = 0, -drain  # first cycle for another job; last issue
-    array_free = 0  # last issue of the array
+    array_free = -1  # last issue of the array
     report = []
     for stage in stages:
         patches = patches_of(stage, config.lanes, config.words)
@@ -232,9 +232,9 @@ def cycles_of(stages: list[Stage], config: CoreConfig) -> tuple[int, list[StageC
         for row in range(stage.output_shape[0]):
             due = written[before[stage.source] + rows_needed(stage, row) - 1] if stage.source in before else 0
             issue = jobs.take(due=due, free=window_free) + 1
-            job_taken = max(job_array, array_free)
+            job_taken = max(job_array, array_free + 1)
             job_array = job_taken + Sequencer.period
-            array_next = max(array_free, job_taken) + 1
+            array_next = job_taken + 1
             for _ in range(stage.output_shape[1]):
                 while room < patches.words:
                     when, count = freed[next_freed]
@@ -244,7 +244,7 @@ def cycles_of(stages: list[Stage], config: CoreConfig) -> tuple[int, list[StageC
                 sums = max(array_next, window_last + to_patch)
                 begin = sums if begin is None else begin
                 array_free = sums + busy - 1
-                freed.append((array_free + 2, patches.words))
+                freed.append((array_free + 3, patches.words))
                 array_next, issue = array_free + 1, window_last + 1
             window_free = window_last + 1
             written.append(array_free + write + 1)

@@ -1,7 +1,8 @@
 """Systolic MAC array: output-stationary columns that patches flow through."""
 
 from amaranth import Cat, Module, Mux, Signal, signed, unsigned
-from amaranth.lib import data, fifo, stream, wiring
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.config import BANKS, WINDOW, CoreConfig
@@ -139,13 +140,16 @@ class Destination(data.Struct):
 class ArrayController(wiring.Component):
     """Issues a patch word and a weight address a cycle, pixel by pixel, output group by output group.
 
-    A pixel starts when its patch is complete in the patch buffer, a row when its job is there; nothing else stalls.
+    A pixel starts when its patch is complete in the patch buffer, a row when its job is there and the row before is
+    through; nothing else stalls. The addresses of an issue, and its ``result``, come :attr:`latency` cycles later.
     ``freed`` gives back the pixel's patch words after its last one.
 
     Parameters
     ----------
     config : CoreConfig
     """
+
+    latency = 1
 
     def __init__(self, config: CoreConfig):
         self._config = config
@@ -159,7 +163,6 @@ class ArrayController(wiring.Component):
                 "weight": Out(range(config.weight_depth)),
                 "scale": Out(range(config.scale_depth)),
                 "first": Out(1),
-                "issue": Out(1),
                 "result": Out(1),
                 "destination": Out(Destination),
                 "address": Out(config.address_bits),
@@ -173,52 +176,53 @@ class ArrayController(wiring.Component):
         active, pixel_begins, take, ended = Signal(), Signal(), Signal(), Signal()
         # Patches that wait, less one: the sign tells, without a comparison, that there is none.
         spare = Signal(signed(self._config.patch_depth.bit_length() + 1), init=-1)
-        m.d.comb += self.issue.eq(active & ~(pixel_begins & spare[-1]))
-        begins = self.issue & pixel_begins
+        issue = Signal()
+        m.d.comb += issue.eq(active & ~(pixel_begins & spare[-1]))
+        begins = issue & pixel_begins
         m.d.sync += spare.eq(spare + self.arrived - begins)
 
         loops = {}
-        advance = self.issue
+        advance = issue
         for name in ("words", "groups", "pixels"):
             loop = loops[name] = Loop(m, name, limit=job[name], load=take, load_limit=next_job[name], advance=advance)
             advance = loop.ends
-        word, group, row = (loops[name].ends for name in ("words", "groups", "pixels"))
-        pixel = group
-        m.d.comb += [
-            take.eq(self.jobs.valid & self.jobs.ready),
-            self.jobs.ready.eq((~active | row) & ~ended),
-        ]
+        word, pixel, row = (loops[name].ends for name in ("words", "groups", "pixels"))
+        m.d.comb += [take.eq(self.jobs.valid & self.jobs.ready), self.jobs.ready.eq(~active & ~ended)]
         with m.If(take):
             m.d.sync += [job.eq(next_job), active.eq(1), pixel_begins.eq(1), ended.eq(next_job.last)]
-        with m.Elif(self.issue):
+        with m.Elif(issue):
             m.d.sync += [active.eq(~row), pixel_begins.eq(pixel)]
-        m.d.sync += self.freed.eq(Mux(pixel, job.words + 1, 0))
 
+        # What the loops decided acts a cycle later: their chain ends in a few registers, not in all that follows.
+        events = {"taken": take, "issued": issue, "word": word, "pixel": pixel, "row": row}
+        taken, issued, word, pixel, row = (
+            delay(m, name, event & ~self.start, self.latency, reset_less=False) for name, event in events.items()
+        )
+        m.d.sync += self.freed.eq(Mux(pixel, job.words + 1, 0))
         patch_begin = Signal.like(self.patch)
         with m.If(pixel):
             m.d.sync += [self.patch.eq(self.patch + 1), patch_begin.eq(self.patch + 1)]
         with m.Elif(word):
             m.d.sync += self.patch.eq(patch_begin)
-        with m.Elif(self.issue):
+        with m.Elif(issued):
             m.d.sync += self.patch.eq(self.patch + 1)
 
         base, residue = Signal.like(self.address), Signal(2)
-        with m.If(take):
-            m.d.sync += [
-                self.weight.eq(next_job.weights), self.scale.eq(next_job.scales), self.first.eq(1),
-                self.address.eq(next_job.address), base.eq(next_job.address), residue.eq(0),
-            ]  # fmt: skip
+        with m.If(taken):
+            m.d.sync += [self.address.eq(job.address), base.eq(job.address), residue.eq(0)]
         with m.Elif(pixel):
-            m.d.sync += [self.weight.eq(job.weights), self.scale.eq(job.scales), self.first.eq(1)]
             with m.If(residue == WINDOW - 1):
                 following = base + job.column_pitch
                 m.d.sync += [self.address.eq(following), base.eq(following), residue.eq(0)]
             with m.Else():
                 m.d.sync += [self.address.eq(base), residue.eq(residue + 1)]
         with m.Elif(word):
-            m.d.sync += [self.weight.eq(self.weight + 1), self.scale.eq(self.scale + 1), self.first.eq(1)]
             m.d.sync += self.address.eq(self.address + 1)
-        with m.Elif(self.issue):
+        with m.If(taken | pixel):
+            m.d.sync += [self.weight.eq(job.weights), self.scale.eq(job.scales), self.first.eq(1)]
+        with m.Elif(word):
+            m.d.sync += [self.weight.eq(self.weight + 1), self.scale.eq(self.scale + 1), self.first.eq(1)]
+        with m.Elif(issued):
             m.d.sync += [self.weight.eq(self.weight + 1), self.first.eq(0)]
         with m.If(self.start):
             m.d.sync += [active.eq(0), ended.eq(0), spare.eq(-1), self.patch.eq(0), patch_begin.eq(0)]
@@ -271,8 +275,8 @@ class MacArray(wiring.Component):
 
     @staticmethod
     def latency(config) -> int:
-        """Cycles from the last weight's address of an output group to its word at the feature memory."""
-        return Column.latency(config) + config.lanes - 1 + Activation.latency
+        """Cycles from the last issue of an output group to its word at the feature memory."""
+        return ArrayController.latency + Column.latency(config) + config.lanes - 1 + Activation.latency
 
     def elaborate(self, platform):
         m = Module()
@@ -306,16 +310,24 @@ class MacArray(wiring.Component):
             fill, previous = registered, column
             m.d.comb += activation.i[n].eq(delay(m, f"even_{n}", column.o, config.lanes - 1 - n))
 
-        # Destinations wait in a queue for their results.
+        # Destinations wait in a ring for their results, which come in order and are never more than it holds. The read
+        # is addressed the cycle before the result is at the activation.
         shape = data.StructLayout({"destination": Destination, "address": config.address_bits})
-        m.submodules.queue = queue = fifo.SyncFIFOBuffered(width=shape.size, depth=_IN_FLIGHT)
-        pushed, popped = Signal(shape), data.View(shape, queue.r_data)
-        at_activation = delay(
-            m, "result", controller.result, self.latency(config) - Activation.latency, reset_less=False
-        )
+        m.submodules.ring = ring = Memory(shape=shape, depth=_IN_FLIGHT, init=[])
+        write, read = ring.write_port(), ring.read_port()
+        wait = self.latency(config) - ArrayController.latency - Activation.latency
+        due = delay(m, "due", controller.result, wait - 1, reset_less=False)
+        at_activation = delay(m, "result", due, 1, reset_less=False)
+        with m.If(controller.result):
+            m.d.sync += write.addr.eq(write.addr + 1)
+        with m.If(due):
+            m.d.sync += read.addr.eq(read.addr + 1)
+        with m.If(self.start):
+            m.d.sync += [write.addr.eq(0), read.addr.eq(0)]
+        popped = read.data
         m.d.comb += [
-            pushed.destination.eq(controller.destination), pushed.address.eq(controller.address),
-            queue.w_data.eq(pushed), queue.w_en.eq(controller.result), queue.r_en.eq(at_activation),
+            write.data.destination.eq(controller.destination), write.data.address.eq(controller.address),
+            write.en.eq(controller.result), read.en.eq(1),
             activation.bounds.eq(popped.destination.bounds),
         ]  # fmt: skip
         valid = delay(m, "valid", at_activation, Activation.latency, reset_less=False)

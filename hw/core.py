@@ -110,8 +110,9 @@ class Core(wiring.Component):
         array_program = m.submodules.array_program = Sequencer(**memory("array_program"))
         patch = m.submodules.patch = PatchBuffer(config)
         array = m.submodules.array = MacArray(config, select=select, init=init)
-        # From the header's address: r_addr in two cycles, then the memory and two turns, then one more to be safe.
-        host = m.submodules.host = HostPort(digest=self._digest, read_cycles=WindowGenerator.latency + 1)
+        # From the header's address: r_addr in two cycles, then the memory, two turns and the register here, then one
+        # more to be safe.
+        host = m.submodules.host = HostPort(digest=self._digest, read_cycles=WindowGenerator.latency + 2)
         wiring.connect(m, wiring.flipped(self.i), host.i)
         wiring.connect(m, wiring.flipped(self.o), host.o)
         wiring.connect(m, window_program.jobs, window.jobs)
@@ -135,8 +136,8 @@ class Core(wiring.Component):
         m.d.comb += [
             window.peek.eq(host.peek), window.peek_address.eq(host.peek_address),
             window.peek_row.eq(host.peek_select[6:8]), window.peek_column.eq(host.peek_select[4:6]),
-            host.peek_data.eq(peeked[host.peek_select[:4]]),
         ]  # fmt: skip
+        m.d.sync += host.peek_data.eq(peeked[host.peek_select[:4]])
 
         # Windows become patches, either through the depthwise engine or as they are.
         as_is = window.layer.mode != WindowMode.DEPTHWISE

@@ -170,7 +170,7 @@ def check(done, rows, patches, contents, config):
     address_mask = (1 << config.address_bits) - 1
     last, pixel, taken, freed, writes = -1, 0, [], [], []
     for number, row in enumerate(rows):
-        taken.append(max(done.offered[number], last))
+        taken.append(max(done.offered[number], last + 1))
         issue = taken[-1] + 1
         for p in range(row.pixels):
             patch = np.asarray(patches[pixel], np.int64)
@@ -190,7 +190,7 @@ def check(done, rows, patches, contents, config):
                         int(row_ends and row.last),
                     )
                 )
-            freed.append((issue, row.words))
+            freed.append((issue + 1, row.words))
             pixel += 1
         last = issue - 1
     assert done.taken == taken
