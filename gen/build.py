@@ -273,9 +273,11 @@ def _synthesise(directory, steps):
 
         shutil.copy(GATED_ADDER, directory)
         # Cells read before the vendor's library carry a mark that makes the last check rebuild the flattened top.
+        # Registers that are copies (hw.delay.copies) would be merged.
         script = (
             f"read_verilog core.v top.v {GATED_ADDER.name}; synth_ecp5 -top top -run begin:coarse; "
-            "setattr -unset reprocess_after c:*; synth_ecp5 -top top -run coarse: -json top.json"
+            "setattr -unset reprocess_after c:*; proc; setattr -set keep 1 a:copy %ci1:+[Q]; "
+            "synth_ecp5 -top top -run coarse: -json top.json"
         )
         tools.run(
             "yosys", ["-p", script], directory=directory, log="yosys.log", on_line=on_line, timeout_s=TOOL_LIMIT_S

@@ -1,8 +1,8 @@
-"""Registers in a row."""
+"""Registers in a row, and side by side."""
 
 from amaranth import Module, Signal
 
-__all__ = ["delay"]
+__all__ = ["copies", "delay"]
 
 
 def delay(m: Module, name, value, cycles, *, reset_less=True):
@@ -12,3 +12,15 @@ def delay(m: Module, name, value, cycles, *, reset_less=True):
         m.d.sync += register.eq(value)
         value = register
     return value
+
+
+def copies(m: Module, name, value, count):
+    """``count`` registers of ``value``, for what is too much, and too far apart, for one of them to drive.
+
+    Their attribute ``copy`` keeps synthesis from merging them again.
+    """
+    registers = [
+        Signal(value.shape(), name=f"{name}_copy_{n}", reset_less=True, attrs={"copy": 1}) for n in range(count)
+    ]
+    m.d.sync += [register.eq(value) for register in registers]
+    return registers

@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import BANKS, TAPS, WINDOW, CoreConfig
-from hw.delay import delay
+from hw.delay import copies, delay
 from hw.features import FeatureMemory
 from hw.jobs import JobKind, layer_job, row_job, window_job_bits
 from hw.loops import Loop
@@ -222,25 +222,24 @@ class WindowGenerator(wiring.Component):
 
         # Banks to window positions.
         data_stage = 3 + FeatureMemory.latency
-        turn_y, turn_x = Signal(2, reset_less=True), Signal(2, reset_less=True)
-        kept_y, kept_x = Signal.like(inside_y), Signal.like(inside_x)
-        m.d.sync += [
-            turn_y.eq(Mux(peek, self.peek_row, delay(m, "turn_y", row_now.row_residue, data_stage - 1))),
-            turn_x.eq(Mux(peek, self.peek_column, delay(m, "turn_x", residue, data_stage))),
-            kept_y.eq(delay(m, "kept_y", inside_y, data_stage - 2) | peek.replicate(WINDOW)),
-            kept_x.eq(delay(m, "kept_x", inside_x, data_stage - 2) | peek.replicate(WINDOW)),
-        ]
+        turn_y = Mux(peek, self.peek_row, delay(m, "turn_y", row_now.row_residue, data_stage - 1))
+        turn_x = Mux(peek, self.peek_column, delay(m, "turn_x", residue, data_stage))
+        turn_y, turn_x = copies(m, "turn_y", turn_y, TAPS), copies(m, "turn_x", turn_x, TAPS)
+        kept_y = delay(m, "kept_y", inside_y, data_stage - 2)
+        kept_x = delay(m, "kept_x", inside_x, data_stage - 2)
         turned = Signal(data.ArrayLayout(config.word_bits, TAPS), reset_less=True)
         pad = layer.pad.as_unsigned().replicate(config.lanes)
         for i in range(WINDOW):
             for j in range(WINDOW):
+                tap = WINDOW * i + j
                 banks = [self.r_data[WINDOW * ((r + i) % WINDOW) + j] for r in range(WINDOW)]
-                m.d.sync += turned[WINDOW * i + j].eq(_one_of(banks, turn_y))
                 words = [turned[WINDOW * i + (c + j) % WINDOW] for c in range(WINDOW)]
-                with m.If(kept_y[i] & kept_x[j]):
-                    m.d.sync += self.window[WINDOW * i + j].eq(_one_of(words, turn_x))
+                kept = Signal(name=f"kept_{tap}")
+                m.d.sync += [kept.eq(kept_y[i] & kept_x[j] | peek), turned[tap].eq(_one_of(banks, turn_y[tap]))]
+                with m.If(kept):
+                    m.d.sync += self.window[tap].eq(_one_of(words, turn_x[tap]))
                 with m.Else():
-                    m.d.sync += self.window[WINDOW * i + j].eq(pad)
+                    m.d.sync += self.window[tap].eq(pad)
 
         control = Signal(WindowControl)
         m.d.comb += [
