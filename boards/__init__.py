@@ -14,6 +14,14 @@ _LFE5U_25F = MappingProxyType({"lut": 24288, "ff": 24288, "mult": 28, "ebr": 56}
 _LFE5U_45F = MappingProxyType({"lut": 43848, "ff": 43848, "mult": 72, "ebr": 108})
 _LFE5U_85F = MappingProxyType({"lut": 83640, "ff": 83640, "mult": 156, "ebr": 208})
 
+# The 85F's multipliers: three rows across the die, in blocks of four.
+_LFE5U_85F_MULTIPLIERS = tuple(
+    tuple(
+        f"X{x + n}/Y{y}/MULT18_{n}" for x in (4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114) for n in (0, 1, 4, 5)
+    )
+    for y in (10, 34, 58)
+)
+
 
 @dataclass(frozen=True)
 class Board:
@@ -38,6 +46,8 @@ class Board:
         Rate of the UART between host and board, in bits a second.
     resources : mapping of str to int
         Number of ``lut`` (LUT4), ``ff``, ``mult`` (MULT18X18D) and ``ebr`` (DP16KD).
+    multiplier_rows : tuple of tuple of str
+        The device's multipliers by nextpnr's names, row by row across the die; empty where they are not known.
     simulation_only : bool
         Whether the board exists only for simulation: its memories are as large as a network needs, and ``resources``
         bounds everything but ``ebr``.
@@ -53,6 +63,7 @@ class Board:
     clock_in_hz: int
     baud: int
     resources: Mapping[str, int]
+    multiplier_rows: tuple[tuple[str, ...], ...] = ()
     simulation_only: bool = False
 
     @property
@@ -61,7 +72,7 @@ class Board:
         return [self.nextpnr_device, "--package", self.package, "--speed", self.speed_grade]
 
 
-def _ulx3s(variant, nextpnr_device, idcode, resources):
+def _ulx3s(variant, nextpnr_device, idcode, resources, multiplier_rows=()):
     return Board(
         name=f"ulx3s-{variant.lower()}",
         device=f"LFE5U-{variant}",
@@ -73,6 +84,7 @@ def _ulx3s(variant, nextpnr_device, idcode, resources):
         clock_in_hz=25_000_000,
         baud=3_000_000,
         resources=resources,
+        multiplier_rows=multiplier_rows,
     )
 
 
@@ -80,7 +92,7 @@ _VARIANTS = (
     _ulx3s("12F", "--12k", 0x21111043, _LFE5U_25F),
     _ulx3s("25F", "--25k", 0x41111043, _LFE5U_25F),
     _ulx3s("45F", "--45k", 0x41112043, _LFE5U_45F),
-    _ulx3s("85F", "--85k", 0x41113043, _LFE5U_85F),
+    _ulx3s("85F", "--85k", 0x41113043, _LFE5U_85F, _LFE5U_85F_MULTIPLIERS),
 )
 _ULX3S = replace(_VARIANTS[-1], name="ulx3s")
 _BOARDS = {board.name: board for board in (_ULX3S, *_VARIANTS, replace(_ULX3S, name="sim", simulation_only=True))}

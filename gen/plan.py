@@ -15,6 +15,7 @@ import boards
 from gen import schedule
 from gen.contents import memory_contents
 from gen.errors import GenError
+from gen.floorplan import multiplier_places
 from gen.layout import Placement, ceil_div, patches_of, place
 from gen.resources import EXPECTED_CLOCK_HZ, estimate
 from gen.stages import Stage, results_of, stages_of, window_bits
@@ -98,7 +99,8 @@ class Plan:
 
     @cached_property
     def _core(self):
-        core = Core(self.config, init=self.contents, digest=self.digest)
+        places = multiplier_places(self.board.multiplier_rows, self.config.lanes, self.config.array_rows)
+        core = Core(self.config, init=self.contents, digest=self.digest, places=places)
         # Without a reset, which would be one net to a register in five: configuration sets all of them.
         clock = partial(ClockDomain, reset_less=True)
         return rtlil_to_verilog(rtlil.convert(core, name="core", emit_src=False, missing_domain=clock))

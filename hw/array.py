@@ -37,10 +37,12 @@ class Column(wiring.Component):
         Which column.
     select, init : dict
         Fill selects and first words of ``weights_{number}``, ``bias_{number}``, ``scale_{number}``.
+    places : sequence of str
+        Of its multipliers: see :class:`hw.primitives.Multiplier`. Empty: anywhere.
     """
 
-    def __init__(self, config: CoreConfig, *, number, select, init):
-        self._config = config
+    def __init__(self, config: CoreConfig, *, number, select, init, places=()):
+        self._config, self._places = config, places or [None] * config.array_rows
 
         def memory(name, width, depth, **options):
             name = f"{name}_{number}"
@@ -105,7 +107,7 @@ class Column(wiring.Component):
         products = []
         for row in range(config.array_rows):
             multiplier = m.submodules[f"multiplier_{row}"] = Multiplier(
-                a_bits=8, b_bits=8, primitives=config.primitives
+                a_bits=8, b_bits=8, primitives=config.primitives, place=self._places[row]
             )
             m.d.comb += [
                 multiplier.a.eq(weights.r_data[8 * row :][:8].as_signed()),
@@ -249,13 +251,18 @@ class MacArray(wiring.Component):
     config : CoreConfig
     select, init : dict
         Of all columns: see :class:`Column`.
+    places : sequence of sequence of str
+        Of each column's multipliers. Empty: anywhere.
     """
 
-    def __init__(self, config: CoreConfig, *, select, init):
+    def __init__(self, config: CoreConfig, *, select, init, places=()):
         if self.latency(config) >= _IN_FLIGHT:
             raise ValueError(f"{config.lanes} columns are more than {_IN_FLIGHT} results in flight allow")
         self._config = config
-        self._columns = [Column(config, number=n, select=select, init=init) for n in range(config.lanes)]
+        self._columns = [
+            Column(config, number=n, select=select, init=init, places=places[n] if places else ())
+            for n in range(config.lanes)
+        ]
         super().__init__(
             {
                 "fill": In(FillWord),

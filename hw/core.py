@@ -69,10 +69,12 @@ class Core(wiring.Component):
         First words of the memories, by the names of :func:`filled_memories`.
     digest : int
         32 bits that tell which core this is.
+    places : sequence of sequence of str
+        Where on the die each column's multipliers stand. Empty: anywhere.
     """
 
-    def __init__(self, config: CoreConfig, *, init=None, digest=0):
-        self._config, self._init, self._digest = config, init or {}, digest
+    def __init__(self, config: CoreConfig, *, init=None, digest=0, places=()):
+        self._config, self._init, self._digest, self._places = config, init or {}, digest, places
         super().__init__(
             {
                 "i": In(stream.Signature(8)),
@@ -109,7 +111,7 @@ class Core(wiring.Component):
         window_program = m.submodules.window_program = Sequencer(**memory("window_program"))
         array_program = m.submodules.array_program = Sequencer(**memory("array_program"))
         patch = m.submodules.patch = PatchBuffer(config)
-        array = m.submodules.array = MacArray(config, select=select, init=init)
+        array = m.submodules.array = MacArray(config, select=select, init=init, places=self._places)
         # From the header's address: r_addr in two cycles, then the memory, two turns and the register here, then one
         # more to be safe.
         host = m.submodules.host = HostPort(digest=self._digest, read_cycles=WindowGenerator.latency + 2)

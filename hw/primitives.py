@@ -39,15 +39,17 @@ class Multiplier(wiring.Component):
         Operand widths, at most 18.
     primitives : str
         ``portable`` or ``ecp5``.
+    place : str, optional
+        Where on the die, as place and route names it; left out, it decides.
     """
 
     latency = 3
 
-    def __init__(self, *, a_bits, b_bits, primitives):
+    def __init__(self, *, a_bits, b_bits, primitives, place=None):
         if not (1 <= a_bits <= 18 and 1 <= b_bits <= 18):
             raise ValueError(f"operands must have 1 to 18 bits, not {a_bits} and {b_bits}")
         check_primitives(primitives)
-        self._primitives = primitives
+        self._primitives, self._place = primitives, place
         super().__init__({"a": In(signed(a_bits)), "b": In(signed(b_bits)), "p": Out(signed(a_bits + b_bits))})
 
     def elaborate(self, platform):
@@ -62,6 +64,7 @@ class Multiplier(wiring.Component):
         registers = {f"p_REG_{r}_CLK": "CLK0" for r in ("INPUTA", "INPUTB", "PIPELINE", "OUTPUT")}
         m.submodules.mult18x18d = Instance(
             "MULT18X18D",
+            **({"a_BEL": self._place} if self._place else {}),
             **registers,
             **{f"i_A{n}": a[n] for n in range(18)},
             **{f"i_B{n}": b[n] for n in range(18)},
