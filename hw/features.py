@@ -50,7 +50,6 @@ class FeatureMemory(wiring.Component):
             m.d.comb += [address.eq(fill.address), word.eq(fill.data.replicate(slices))]
         with m.Else():
             m.d.comb += [address.eq(self.w_addr), word.eq(self.w_data)]
-        inside = fill.address < config.feature_depth
         for bank in range(BANKS):
             for n in range(slices):
                 low = n * SLICE_BITS
@@ -59,7 +58,7 @@ class FeatureMemory(wiring.Component):
                     width=width, depth=config.feature_depth, primitives=config.primitives,
                     init=[value >> low & (1 << width) - 1 for value in self._init[bank]],
                 )  # fmt: skip
-                filled = fill.write & (fill.select == self._select[bank] + n) & inside
+                filled = fill.writes(self._select[bank] + n, config.feature_depth)
                 m.d.comb += [
                     ram.w_en.eq(self.w_en[bank] | filled), ram.w_addr.eq(address), ram.w_data.eq(word[low:]),
                     ram.r_addr.eq(self.r_addr[bank]), self.r_data[bank][low:][:width].eq(ram.r_data),

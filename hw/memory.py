@@ -2,11 +2,10 @@
 
 from amaranth import Cat, Const, Module, Signal, unsigned
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.delay import delay
-from hw.primitives import BLOCK_RAM_WIDTHS, BlockRam
+from hw.primitives import BLOCK_RAM_WIDTHS, BlockRam, RegisteredMemory, ram_ports
 
 __all__ = ["SLICE_BITS", "FillMemory", "FillWord", "Ram", "block_depths", "slices_of"]
 
@@ -24,6 +23,10 @@ class FillWord(data.Struct):
     select: unsigned(10)
     address: unsigned(14)
     data: unsigned(SLICE_BITS)
+
+    def writes(self, select, depth):
+        """Whether it writes a word of the slice numbered ``select``, which has ``depth`` of them."""
+        return self.write & (self.select == select) & (self.address < depth)
 
 
 def slices_of(width):
@@ -83,15 +86,7 @@ class Ram(wiring.Component):
         _check(width, depth, init)
         self.width, self.depth = width, depth
         self._init, self._registered, self._primitives = list(init), registered, primitives
-        super().__init__(
-            {
-                "w_en": In(1),
-                "w_addr": In(range(depth)),
-                "w_data": In(width),
-                "r_addr": In(range(depth)),
-                "r_data": Out(width),
-            }
-        )
+        super().__init__(ram_ports(width, depth))
 
     def elaborate(self, platform):
         m = Module()
@@ -109,7 +104,8 @@ class Ram(wiring.Component):
                 if depth in BLOCK_RAM_WIDTHS:
                     part = BlockRam(depth=depth, init=init, primitives=self._primitives)
                 else:
-                    part = _LutRam(width=self.width, depth=depth, init=init)
+                    attrs = {"ram_style": "distributed"}
+                    part = RegisteredMemory(width=self.width, depth=depth, init=init, attrs=attrs)
                 m.submodules[f"block_{number}_{low}"] = part
                 m.d.comb += [
                     part.w_en.eq(enable), part.w_addr.eq(address), part.w_data.eq(w_data[low:]),
@@ -122,34 +118,6 @@ class Ram(wiring.Component):
                 m.d.comb += chosen.eq(Cat(words))
             first += depth
         m.d.comb += self.r_data.eq(delay(m, "chosen", chosen, int(self._registered)))
-        return m
-
-
-class _LutRam(wiring.Component):
-    """As :class:`hw.primitives.BlockRam`, of a few words of any width."""
-
-    def __init__(self, *, width, depth, init):
-        self._width, self._depth, self._init = width, depth, init
-        super().__init__(
-            {
-                "w_en": In(1),
-                "w_addr": In(range(depth)),
-                "w_data": In(width),
-                "r_addr": In(range(depth)),
-                "r_data": Out(width),
-            }
-        )
-
-    def elaborate(self, platform):
-        m = Module()
-        attrs = {"ram_style": "distributed"}
-        m.submodules.memory = memory = Memory(shape=self._width, depth=self._depth, init=self._init, attrs=attrs)
-        write, read = memory.write_port(), memory.read_port()
-        m.d.comb += [
-            write.en.eq(self.w_en), write.addr.eq(self.w_addr), write.data.eq(self.w_data),
-            read.en.eq(1), read.addr.eq(self.r_addr),
-        ]  # fmt: skip
-        m.d.sync += self.r_data.eq(read.data)
         return m
 
 
@@ -177,7 +145,6 @@ class FillMemory(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         fill = self.fill
-        inside = fill.address < self.depth
         for n in range(slices_of(self.width)):
             low = n * SLICE_BITS
             width = min(SLICE_BITS, self.width - low)
@@ -186,7 +153,7 @@ class FillMemory(wiring.Component):
                 init=[word >> low & (1 << width) - 1 for word in self._init],
             )  # fmt: skip
             m.d.comb += [
-                ram.w_en.eq(fill.write & (fill.select == self.select + n) & inside),
+                ram.w_en.eq(fill.writes(self.select + n, self.depth)),
                 ram.w_addr.eq(fill.address), ram.w_data.eq(fill.data),
                 ram.r_addr.eq(self.r_addr), self.r_data[low:][:width].eq(ram.r_data),
             ]  # fmt: skip

@@ -11,7 +11,17 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-__all__ = ["BLOCK_RAM_WIDTHS", "GATED_ADDER", "PRIMITIVES", "BlockRam", "Multiplier", "adder_tree", "gated_add"]
+__all__ = [
+    "BLOCK_RAM_WIDTHS",
+    "GATED_ADDER",
+    "PRIMITIVES",
+    "BlockRam",
+    "Multiplier",
+    "RegisteredMemory",
+    "adder_tree",
+    "gated_add",
+    "ram_ports",
+]
 
 PRIMITIVES = ("portable", "ecp5")
 
@@ -75,6 +85,47 @@ class Multiplier(wiring.Component):
         return m
 
 
+def ram_ports(width, depth):
+    """Ports of a memory with one port to write and one to read."""
+    return {
+        "w_en": In(1),
+        "w_addr": In(range(depth)),
+        "w_data": In(width),
+        "r_addr": In(range(depth)),
+        "r_data": Out(width),
+    }
+
+
+class RegisteredMemory(wiring.Component):
+    """As :class:`BlockRam`, in plain Amaranth, of words of any width and number.
+
+    Parameters
+    ----------
+    width, depth : int
+        Word width in bits, number of words.
+    init : sequence of int
+        First words; the rest is 0.
+    attrs : dict
+        Attributes of the memory, for synthesis.
+    """
+
+    def __init__(self, *, width, depth, init, attrs=None):
+        self._width, self._depth, self._init, self._attrs = width, depth, init, attrs or {}
+        super().__init__(ram_ports(width, depth))
+
+    def elaborate(self, platform):
+        m = Module()
+        memory = Memory(shape=self._width, depth=self._depth, init=self._init, attrs=self._attrs)
+        m.submodules.memory = memory
+        write, read = memory.write_port(), memory.read_port()
+        m.d.comb += [
+            write.en.eq(self.w_en), write.addr.eq(self.w_addr), write.data.eq(self.w_data),
+            read.en.eq(1), read.addr.eq(self.r_addr),
+        ]  # fmt: skip
+        m.d.sync += self.r_data.eq(read.data)
+        return m
+
+
 class BlockRam(wiring.Component):
     """One block RAM of 18 Kb, with a port to write, a port to read, and a register behind it.
 
@@ -102,26 +153,16 @@ class BlockRam(wiring.Component):
         check_primitives(primitives)
         self.depth, self.width = depth, BLOCK_RAM_WIDTHS[depth]
         self._init, self._primitives = list(init), primitives
-        super().__init__(
-            {
-                "w_en": In(1),
-                "w_addr": In(range(depth)),
-                "w_data": In(self.width),
-                "r_addr": In(range(depth)),
-                "r_data": Out(self.width),
-            }
-        )
+        super().__init__(ram_ports(self.width, depth))
 
     def elaborate(self, platform):
         m = Module()
         if self._primitives == "portable":
-            m.submodules.memory = memory = Memory(shape=self.width, depth=self.depth, init=self._init)
-            write, read = memory.write_port(), memory.read_port()
+            m.submodules.memory = memory = RegisteredMemory(width=self.width, depth=self.depth, init=self._init)
             m.d.comb += [
-                write.en.eq(self.w_en), write.addr.eq(self.w_addr), write.data.eq(self.w_data),
-                read.en.eq(1), read.addr.eq(self.r_addr),
+                memory.w_en.eq(self.w_en), memory.w_addr.eq(self.w_addr), memory.w_data.eq(self.w_data),
+                memory.r_addr.eq(self.r_addr), self.r_data.eq(memory.r_data),
             ]  # fmt: skip
-            m.d.sync += self.r_data.eq(read.data)
             return m
         # The upper address bits choose the word; of the lower ones, the write's are byte enables.
         free = 14 - len(self.r_addr)
