@@ -5,6 +5,8 @@ import numpy as np
 from gen.layout import feature_words, scale_words, weight_words, window_words
 from gen.stages import Stage
 from hw.config import CoreConfig
+from hw.requantise import ActivationBounds, Requantiser
+from hw.residual import residual_memories
 
 __all__ = ["memory_contents"]
 
@@ -16,17 +18,36 @@ def memory_contents(stages: list[Stage], config: CoreConfig) -> dict[str, list[i
     contents |= {f"{name}_{n}": [] for n in range(lanes) for name in ("weights", "bias", "scale")}
     for stage in stages:
         if stage.front is not None:
-            contents["coefficients"] += _bytes_to_words(window_words(stage, lanes, config.words))
+            contents["coefficients"] += _bytes_to_words(window_words(stage, config))
             biases, scales = _scales(stage.window_scaling, config)
             contents["depthwise_bias"] += [_joined(row, config.bias_bits) for row in biases]
             contents["depthwise_scale"] += [_joined(row, config.multiplier_bits + 5) for row in scales]
-        columns = weight_words(stage, lanes, config.words)
+        columns = weight_words(stage, config)
         biases, scales = _scales(stage.scaling, config)
         for n in range(lanes):
             contents[f"weights_{n}"] += _bytes_to_words(columns[n])
             contents[f"bias_{n}"] += [row[n] for row in biases]
             contents[f"scale_{n}"] += [row[n] for row in scales]
+    if config.residual_lanes:
+        contents |= {name: [0] for name in residual_memories(config)}
+        for stage in stages:
+            if stage.residual_scaling is not None:
+                for name, word in _residual_words(stage.residual_scaling).items():
+                    contents[name].append(word)
     return contents
+
+
+def _residual_words(scaling):
+    """A word for each memory of the residual adder's parameters."""
+    z1, z2 = scaling.zero_points
+    scales = [m | -shift << 31 for m, shift in zip(scaling.multipliers, scaling.shifts, strict=True)]
+    bounds = ActivationBounds.const({"zero_point": scaling.zero_point, "lo": scaling.clamp[0], "hi": scaling.clamp[1]})
+    return {
+        "residual_zero_points": _joined([-z1 & 0x1FF, -z2 & 0x1FF, int(scaling.subtract)], 9),
+        "residual_input_scales": _joined(scales[:2], Requantiser.scale_bits(31)),
+        "residual_output_scale": scales[2],
+        "residual_bounds": bounds.as_value().value,
+    }
 
 
 def feature_contents(placement, tensor: np.ndarray, config: CoreConfig) -> list[list[int]]:

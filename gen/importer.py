@@ -39,25 +39,23 @@ FOREIGN_MODELS = {
 }
 #: The way out for unsupported operators that people meet.
 HINTS = {
-    "ADD": "use a network without residual connections, such as MobileNetV1",
-    "MAX_POOL_2D": "use AVERAGE_POOL_2D, or a convolution with stride 2",
-    "MUL": "fold the scaling into the first convolution before converting",
     "PADV2": "pad with zeros, which becomes PAD",
     "RELU": "convert again with a current converter, which fuses it into the convolution before it",
     "RELU6": "convert again with a current converter, which fuses it into the convolution before it",
-    "SUB": "fold the offset into the first convolution before converting",
 }
 
 #: What a row is called after, with the operator's index, when its tensor's name does not do.
 SHORT_NAMES = {
     "AVERAGE_POOL_2D": "pool",
+    "CONCATENATION": "concat",
     "CONV_2D": "conv",
     "DEPTHWISE_CONV_2D": "depthwise",
     "FULLY_CONNECTED": "fc",
+    "MAX_POOL_2D": "pool",
 }
 #: Components of tensor names that say what an operator is, not which one.
 GENERIC_NAME = re.compile(
-    r"(Relu6?|BiasAdd|Conv2D|depthwise|FusedBatchNormV3|MatMul|AvgPool|Mean|Reshape|Softmax|Pad"
+    r"(Relu6?|BiasAdd|Conv2D|depthwise|FusedBatchNormV3|MatMul|AvgPool|MaxPool|Mean|Reshape|Softmax|Pad"
     r"|(Stateful)?PartitionedCall|Identity)(:\d+|_\d+|_int8)*"
 )
 MAX_NAME = 40
@@ -160,8 +158,9 @@ class _Importer:
                 return
             if op.code not in OPERATORS:
                 reader.reject(f"{op.code} is not supported" + (f": {HINTS[op.code]}" if op.code in HINTS else ""))
-            source, output = self._activations(reader, op)
-            layer = reader.layer(self.names[op.outputs[0]], self.names[op.inputs[0]], source, output)
+            read, sources, output = self._activations(reader, op)
+            inputs = tuple(self.names[index] for index in read)
+            layer = reader.layer(self.names[op.outputs[0]], inputs, sources, output)
         except ForeignTypeError as foreign:
             dtype = foreign.args[0]
             if dtype in FOREIGN_MODELS:
@@ -196,16 +195,17 @@ class _Importer:
         self.shapes[op.outputs[0]] = SHAPE_OPERATORS[op.code](reader)
 
     def _activations(self, reader, op):
-        """Types of the tensor that ``op`` reads first and of the one that it makes."""
+        """Indices and types of the tensors of the network that ``op`` reads, and the type of the one that it makes."""
         if not op.inputs or len(op.outputs) != 1:
             reader.reject(f"must read a tensor and make one, not {len(op.inputs)} and {len(op.outputs)}")
-        source = self._known(reader, op.inputs[0])
+        read = reader.operands()
+        sources = [self._known(reader, index) for index in read]
         output, problems = tensor_type(self.graph.tensors[op.outputs[0]])
         for problem in problems:
             reader.refuse(f"output {problem}")
         if output is None:
             raise UnreadableError
-        return source, output
+        return read, sources, output
 
     def _known(self, reader, index):
         """Type of the tensor ``index``, which an input or an earlier operator must have made."""
@@ -235,12 +235,12 @@ class _Importer:
             if layer.on_host and not (layer.operator == "quantize" and layer.inputs[0] in inputs)
         }
         for reader in self.layers:
-            if reader.inputs[0] in tails and not reader.on_host:
-                layer = tails[reader.inputs[0]]
-                self.problems.append(
-                    f"{layer.name}: {layer.operator} runs on the host, at the edges of the network, "
-                    f"but {reader.name} reads it; end the network before it"
-                )
+            for name in dict.fromkeys(reader.inputs):
+                if name in tails and not reader.on_host:
+                    self.problems.append(
+                        f"{name}: {tails[name].operator} runs on the host, at the edges of the network, "
+                        f"but {reader.name} reads it; end the network before it"
+                    )
 
 
 def _names(graph):

@@ -1,11 +1,13 @@
 """Layout: where tensors, weights and parameters lie in the core's memories."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
-from gen.stages import Scaling, Stage
-from hw.config import BANKS, TAPS, WINDOW, CoreConfig
+from gen.order import Row
+from gen.stages import Scaling, Stage, sources_of
+from hw.config import BANKS, TAPS, WINDOW, ArrayShape, CoreConfig
 from hw.jobs import WindowMode
 
 __all__ = [
@@ -31,12 +33,14 @@ class Placement:
     """A tensor in the feature memory: row y, column x, channel group g in bank (y % 3, x % 3).
 
     ``halves`` is 2 for a narrow tensor whose lower rows lie in the low half of each word, the others in the high half.
+    ``kept`` is the number of rows that stay, a multiple of 3, for a tensor that is never whole: a ring of rows.
     """
 
     base: int
     shape: tuple[int, int, int]
     groups: int
     halves: int = 1
+    kept: int | None = None
 
     @property
     def column_pitch(self) -> int:
@@ -49,22 +53,22 @@ class Placement:
         return ceil_div(self.shape[1], WINDOW) * self.groups
 
     @property
-    def half_rows(self) -> int:
-        """Rows in each half of the words, a multiple of 3; all of them where words are whole."""
-        return WINDOW * ceil_div(self.shape[0], WINDOW * self.halves)
+    def rows(self) -> int:
+        """Rows that have words of their own, a multiple of 3: all, those of a half, or those of the ring."""
+        return self.kept or WINDOW * ceil_div(self.shape[0], WINDOW * self.halves)
 
     @property
     def words(self) -> int:
         """Words that it takes in every bank."""
-        return self.half_rows // WINDOW * self.row_pitch
+        return self.rows // WINDOW * self.row_pitch
 
     def row_address(self, y: int) -> int:
         """Address of the first word of row ``y`` within its banks."""
-        return self.base + y % self.half_rows // WINDOW * self.row_pitch
+        return self.base + y % self.rows // WINDOW * self.row_pitch
 
     def in_high_half(self, y: int) -> bool:
         """Whether row ``y`` lies in the high half of its words."""
-        return y >= self.half_rows
+        return self.halves > 1 and y >= self.rows
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Patches:
     """How a stage's windows become patches.
 
     ``tiles`` windows down and across cover the kernel; each is held for ``beats`` cycles; a patch takes ``words``
-    patch words; ``cycles`` is what the window generator spends on a pixel.
+    patch words, and a sum over it ``sum_words`` cycles; ``cycles`` is what the window generator spends on a pixel.
     """
 
     mode: WindowMode
@@ -80,6 +84,12 @@ class Patches:
     beats: int
     groups: int
     words: int
+    least: int
+
+    @property
+    def sum_words(self) -> int:
+        """Words of a sum: the patch's, and as many more as keep results apart."""
+        return max(self.words, self.least)
 
     @property
     def cycles(self) -> int:
@@ -87,43 +97,55 @@ class Patches:
         return self.groups * self.tiles[0] * self.tiles[1] * self.beats
 
 
-def patches_of(stage: Stage, lanes: int, words: int) -> Patches:
-    """Mode and counts of ``stage`` on a core of so many lanes and feature words a patch word."""
+def patches_of(stage: Stage, array: ArrayShape) -> Patches:
+    """Mode and counts of ``stage`` on such an array."""
     channels = stage.source_shape[2]
+    lanes, words = array.lanes, array.words
     groups = ceil_div(channels, lanes)
-    tiles = tuple(ceil_div(k, WINDOW) for k in stage.kernel)
-    area = tiles[0] * tiles[1]
+    down, across = tiles = tuple(ceil_div(k, WINDOW) for k in stage.kernel)
+    least = 1 if stage.residual is None else array.residual_beats
     if stage.front is not None:
-        return Patches(WindowMode.DEPTHWISE, tiles, 1, groups, ceil_div(groups, words))
+        return Patches(WindowMode.DEPTHWISE, (down, across * stage.repeats), 1, groups, ceil_div(groups, words), least)
     if stage.kernel == (1, 1):
-        return Patches(WindowMode.WIDE, tiles, 1, groups, ceil_div(groups, words))
+        return Patches(WindowMode.WIDE, tiles, 1, groups, ceil_div(groups, words), least)
     if channels <= min(4, lanes):
         beats = ceil_div(TAPS * channels, lanes * words)
-        return Patches(WindowMode.NARROW, tiles, beats, 1, beats * area)
-    return Patches(WindowMode.WIDE, tiles, TAPS, groups, ceil_div(TAPS * groups * area, words))
+        return Patches(WindowMode.NARROW, tiles, beats, 1, beats * down * across, least)
+    return Patches(WindowMode.WIDE, tiles, TAPS, groups, ceil_div(TAPS * groups * down * across, words), least)
 
 
-def place(stages: list[Stage], lanes: int, kept: set[str]) -> tuple[dict[str, Placement], int]:
-    """Places of all tensors, and the words a bank needs; tensors ``kept`` stay until the host has read them.
+def place(
+    stages: list[Stage], array: ArrayShape, order: list[Row], kept: dict[str, int], results: set[str]
+) -> tuple[dict[str, Placement], int]:
+    """Places of all tensors, and the words a bank needs; ``results`` stay until the host has read them.
 
-    A tensor keeps its words from the stage that makes it to the last that reads it; what is free is taken from the
-    bottom, largest tensors first within a stage. Stages run in order, and a stage writes a row only after it has read
-    what the row is made of, so whole stages are lifetimes.
+    A tensor keeps its words from the row that begins it to the last that reads it, in ``order``; of those in ``kept``
+    only some rows have words. What is free is taken from the bottom. The array writes a row once its patches are
+    complete, so when all windows of rows before it have been read; those of the same row may not have been.
     """
-    made = {stage.source: -1 for stage in stages} | {stage.output: n for n, stage in enumerate(stages)}
-    read = dict(made) | {stage.source: n for n, stage in enumerate(stages)}
+    made: dict[str, int] = dict.fromkeys(sources_of(stages), -1)
+    read = dict(made)
+    for number, (at, _) in enumerate(order):
+        stage = stages[at]
+        made.setdefault(stage.output, number)
+        for name in (stage.source, stage.residual, stage.output):
+            if name is not None:
+                read[name] = number
     shapes = {stage.source: stage.source_shape for stage in stages} | {s.output: s.output_shape for s in stages}
-    for name in kept:
-        read[name] = len(stages)
+    shapes = {s.residual: s.output_shape for s in stages if s.residual is not None} | shapes
+    for name in results:
+        read[name] = len(order)
     placed: dict[str, Placement] = {}
     depth = 0
     for name in sorted(made, key=made.get):
         shape = shapes[name]
-        readers = [patches_of(stage, lanes, 1) for stage in stages if stage.source == name]
+        readers = [patches_of(stage, array) for stage in stages if stage.source == name]
         # A row job says which half the rows of its first window lie in, so a kernel must be no taller than a window.
         narrow = all(patches.mode == WindowMode.NARROW and patches.tiles[0] == 1 for patches in readers)
+        narrow = narrow and all(stage.residual != name for stage in stages)
+        lanes = array.lanes
         halved = made[name] < 0 and narrow and lanes % 2 == 0 and shape[2] <= lanes // 2 and shape[0] > WINDOW
-        candidate = Placement(0, shape, ceil_div(shape[2], lanes), 2 if halved else 1)
+        candidate = Placement(0, shape, ceil_div(shape[2], lanes), 2 if halved else 1, kept.get(name))
         busy = sorted(
             (other.base, other.base + other.words)
             for key, other in placed.items()
@@ -134,7 +156,7 @@ def place(stages: list[Stage], lanes: int, kept: set[str]) -> tuple[dict[str, Pl
             if base + candidate.words <= start:
                 break
             base = max(base, end)
-        placed[name] = Placement(base, shape, candidate.groups, candidate.halves)
+        placed[name] = replace(candidate, base=base)
         depth = max(depth, base + candidate.words)
     return placed, depth
 
@@ -142,7 +164,7 @@ def place(stages: list[Stage], lanes: int, kept: set[str]) -> tuple[dict[str, Pl
 def feature_words(placement: Placement, tensor: np.ndarray, config: CoreConfig) -> list[np.ndarray]:
     """Bytes (words, lanes) for each bank, from word ``placement.base`` on, of an int8 tensor (H, W, C)."""
     height, width, channels = placement.shape
-    lanes, groups, rows = config.lanes, placement.groups, placement.half_rows
+    lanes, groups, rows = config.lanes, placement.groups, placement.rows
     part = lanes // placement.halves
     columns = ceil_div(width, WINDOW) * WINDOW
     whole = np.zeros((rows, columns, groups * lanes), np.int8)
@@ -157,7 +179,7 @@ def feature_words(placement: Placement, tensor: np.ndarray, config: CoreConfig) 
 def tensor_from_words(placement: Placement, banks: list[np.ndarray], config: CoreConfig) -> np.ndarray:
     """Inverse of :func:`feature_words` for a tensor of whole words."""
     height, width, channels = placement.shape
-    shape = (placement.half_rows // WINDOW, ceil_div(width, WINDOW), placement.groups, config.lanes)
+    shape = (placement.rows // WINDOW, ceil_div(width, WINDOW), placement.groups, config.lanes)
     stacked = np.stack([bank.reshape(shape) for bank in banks]).reshape(WINDOW, WINDOW, *shape)
     rows = stacked.transpose(2, 0, 3, 1, 4, 5).reshape(shape[0] * WINDOW, shape[1] * WINDOW, -1)
     return rows[:height, :width, :channels]
@@ -181,31 +203,36 @@ def _lane_padded(values, lanes):
     return whole.reshape(*values.shape[:-1], groups, lanes)
 
 
-def window_words(stage: Stage, lanes: int, words: int) -> np.ndarray:
+def window_words(stage: Stage, array: ArrayShape) -> np.ndarray:
     """The depthwise engine's weights: bytes (groups * tiles, lanes, 9)."""
-    tiles = patches_of(stage, lanes, words).tiles
-    tiled = _lane_padded(_tiled(stage.window_weights, tiles), lanes)  # down, 3, across, 3, groups, lanes
-    return tiled.transpose(4, 0, 2, 5, 1, 3).reshape(-1, lanes, TAPS)
+    tiles = tuple(ceil_div(k, WINDOW) for k in stage.kernel)
+    if stage.repeats > 1:  # (repeats, 1, 1, C): a window each
+        tiled = np.concatenate([_tiled(part, tiles) for part in stage.window_weights], axis=2)
+    else:
+        tiled = _tiled(stage.window_weights.reshape(*stage.kernel, -1), tiles)  # down, 3, across, 3, C
+    padded = _lane_padded(tiled, array.lanes)
+    return padded.transpose(4, 0, 2, 5, 1, 3).reshape(-1, array.lanes, TAPS)
 
 
-def weight_words(stage: Stage, lanes: int, words: int) -> np.ndarray:
-    """The array's weights: bytes (columns, output groups * patch words, K)."""
-    patches = patches_of(stage, lanes, words)
-    width = lanes * words
-    tiled = _tiled(stage.weights, patches.tiles)  # out, down, 3, across, 3, C
+def weight_words(stage: Stage, array: ArrayShape) -> np.ndarray:
+    """The array's weights: bytes (columns, output groups * words of a sum, K)."""
+    patches, lanes, width = patches_of(stage, array), array.lanes, array.array_rows
+    tiled = _tiled(
+        stage.weights, tuple(ceil_div(k, WINDOW) for k in stage.weights.shape[1:3])
+    )  # out, down, 3, across, 3, C
     count = tiled.shape[0]
     if patches.mode == WindowMode.NARROW:
-        order = tiled.transpose(0, 1, 3, 2, 4, 5).reshape(count, patches.tiles[0] * patches.tiles[1], -1)
+        order = tiled.transpose(0, 1, 3, 2, 4, 5).reshape(count, prod(patches.tiles), -1)
         padded = np.zeros((*order.shape[:2], patches.beats * width), np.int8)
         padded[..., : order.shape[2]] = order
     elif stage.kernel == (1, 1) or stage.front is not None:
         padded = _lane_padded(stage.weights.reshape(count, -1), lanes)
     else:
         padded = _lane_padded(tiled, lanes).transpose(0, 5, 1, 3, 2, 4, 6)  # out, groups, down, across, 3, 3, lanes
-    flat = np.zeros((ceil_div(count, lanes) * lanes, patches.words * width), np.int8)
+    flat = np.zeros((ceil_div(count, lanes) * lanes, patches.sum_words * width), np.int8)
     padded = padded.reshape(count, -1)
     flat[:count, : padded.shape[1]] = padded
-    return flat.reshape(-1, lanes, patches.words, width).transpose(1, 0, 2, 3).reshape(lanes, -1, width)
+    return flat.reshape(-1, lanes, patches.sum_words, width).transpose(1, 0, 2, 3).reshape(lanes, -1, width)
 
 
 def scale_words(scaling: Scaling, lanes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,7 +13,8 @@ def fold_padding(table):
 
     A convolution pads with its input's zero point, which is what a pad fills with: the numbers stay the same as long as
     the pad keeps the quantisation. A pad stays where its tensor is an output, or anything but a convolution reads it
-    (an average pool leaves its own padding out of the mean, but counts a pad's).
+    (an average pool leaves its own padding out of the mean, but counts a pad's; in a max pool a pad's zeros may win,
+    its own padding never does).
     """
     layers = {layer.name: layer for layer in table.layers}
     # Last first, so that a pad behind a pad is gone by the time the first is looked at.
@@ -35,17 +36,20 @@ def drop_reshapes(table):
     """Drop every reshape whose readers can read its source instead.
 
     A fully connected layer runs over its flattened input and a reshape over any shape; everybody can skip a reshape
-    that changes nothing. A reshape stays where its tensor is an output, or a reader (a host operator, a convolution)
-    needs its shape; it moves no data, so the accelerator has nothing to do for it.
+    that changes nothing, on each input. A reshape stays where its tensor is an output, or a reader (a host operator, a
+    convolution) needs its shape; it moves no data, so the accelerator has nothing to do for it.
     """
     layers = {}
     skipped = {}  # reshape: the tensor that it reshapes, past any reshape before it
     for layer in table.layers:
-        source = layer.inputs[0]
-        origin = skipped.get(source, source)
+        origins = [skipped.get(source, source) for source in layer.inputs]
         indifferent = layer.operator in ("fully_connected", "reshape")
-        if origin != source and (indifferent or table.tensor(origin).shape == table.tensor(source).shape):
-            layer = replace(layer, inputs=(origin,))
+        inputs = tuple(
+            origin if indifferent or table.tensor(origin).shape == table.tensor(source).shape else source
+            for origin, source in zip(origins, layer.inputs, strict=True)
+        )
+        if inputs != layer.inputs:
+            layer = replace(layer, inputs=inputs)
         if layer.operator == "reshape":
             skipped[layer.name] = layer.inputs[0]
         layers[layer.name] = layer

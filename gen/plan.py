@@ -3,6 +3,7 @@
 import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from math import prod
 
 import numpy as np
 from amaranth import ClockDomain
@@ -17,11 +18,12 @@ from gen.contents import memory_contents
 from gen.errors import GenError
 from gen.floorplan import multiplier_places
 from gen.layout import Placement, ceil_div, patches_of, place
+from gen.order import Row, kept_rows, order_of
 from gen.resources import EXPECTED_CLOCK_HZ, estimate
 from gen.stages import Stage, results_of, stages_of, window_bits
 from gen.table import Table
 from gen.tools import rtlil_to_verilog
-from hw.config import CoreConfig
+from hw.config import ArrayShape, CoreConfig
 from hw.core import Core
 from hw.requantise import Requantiser
 
@@ -31,6 +33,9 @@ _RESOURCES = {"lut": "LUT4", "ff": "flip-flops", "mult": "MULT18X18D", "ebr": "b
 
 #: An inference that takes no longer is fast enough for a smaller array, which builds in minutes, to be worth more.
 FAST_ENOUGH_US = 100
+
+#: Most of its time that the array may wait for the residual adder.
+_RESIDUAL_SHARE = 0.01
 
 #: Patch words between what gathers and the array: one block RAM deep.
 _PATCH_DEPTH = 512
@@ -48,6 +53,8 @@ class Plan:
         Where.
     stages : list of Stage
         How the layers run.
+    order : list of Row
+        Which row of which stage runs when.
     config : CoreConfig
         The core's dimensions.
     places : dict of str to Placement
@@ -65,6 +72,7 @@ class Plan:
     table: Table
     board: object
     stages: list[Stage]
+    order: list[Row]
     config: CoreConfig
     places: dict[str, Placement]
     addresses: list[schedule.Addresses]
@@ -85,7 +93,7 @@ class Plan:
     @cached_property
     def contents(self) -> dict[str, list[int]]:
         """First words of all memories but the features, by the names of ``hw.core.filled_memories``."""
-        arguments = self.stages, self.places, self.addresses, self.config
+        arguments = self.stages, self.order, self.places, self.addresses, self.config
         programs = {
             "window_program": schedule.window_program(*arguments),
             "array_program": schedule.array_program(*arguments),
@@ -133,7 +141,7 @@ class Plan:
         for title in ("stage", "patches", "output", "begins", "cycles", "array busy"):
             stages.add_column(title, justify="left" if title == "stage" else "right")
         for stage, cycles in zip(self.stages, self.stage_cycles, strict=True):
-            patches = patches_of(stage, config.lanes, config.words)
+            patches = patches_of(stage, config)
             took = cycles.end - cycles.begin + 1
             stages.add_row(
                 stage.name,
@@ -248,23 +256,35 @@ def _way_out(plans):
 
 def _planned(table, board, stages, lanes, words):
     """The plan with ``lanes`` columns and ``words`` feature words in a patch word."""
-    places, feature_depth = place(stages, lanes, results_of(table))
+    array = ArrayShape(lanes=lanes, words=words, residual_lanes=_residual_lanes(stages, lanes, words))
+    results = results_of(table)
+    kept = kept_rows(stages, results)
+    order = order_of(stages, kept)
+    places, feature_depth = place(stages, array, order, kept, results)
     addresses = []
-    coefficients = depthwise_scales = weights = scales = 0
+    coefficients = depthwise_scales = weights = scales = residuals = 0
     for stage in stages:
-        patches = patches_of(stage, lanes, words)
-        addresses.append(schedule.Addresses(coefficients, depthwise_scales, weights, scales))
+        patches = patches_of(stage, array)
+        residuals += stage.residual is not None
+        residual = residuals if stage.residual is not None else 0
+        addresses.append(schedule.Addresses(coefficients, depthwise_scales, weights, scales, residual))
         groups = ceil_div(stage.output_shape[2], lanes)
         if stage.front is not None:
             coefficients += patches.cycles
             depthwise_scales += patches.groups
-        weights += groups * patches.words
+        weights += groups * patches.sum_words
         scales += groups
-    rows = sum(stage.output_shape[0] for stage in stages)
     scalings = [stage.scaling for stage in stages]
     window_scalings = [stage.window_scaling for stage in stages if stage.window_scaling is not None]
     every = scalings + window_scalings
-    patch_words = max(patches_of(stage, lanes, words).words for stage in stages)
+    # The patch buffer holds two of the largest patches, and two beside a whole row of residual words.
+    patch_words = 0
+    for stage in stages:
+        patches = patches_of(stage, array)
+        patch_words = max(patch_words, 2 * patches.sum_words)
+        if stage.residual is not None:
+            row = len(stage.region.columns) * ceil_div(stage.output_shape[2], lanes)
+            patch_words = max(patch_words, row + 2 * patches.words)
     multiplier_bits = 31 + int(max(0, *(s.shift.max() for s in every)))
     # Requantisers get the multipliers that the array leaves.
     left = max(0, board.resources["mult"] - lanes * lanes * words) // Requantiser.hard_multipliers
@@ -280,17 +300,39 @@ def _planned(table, board, stages, lanes, words):
         multiplier_bits=multiplier_bits,
         hard_requantisers=hard,
         feature_depth=feature_depth,
-        patch_depth=max(_PATCH_DEPTH, 1 << (2 * patch_words - 1).bit_length()),
+        patch_depth=max(_PATCH_DEPTH, 1 << (patch_words - 1).bit_length()),
         weight_depth=weights,
         scale_depth=scales,
         coefficient_depth=max(1, coefficients),
         depthwise_scale_depth=max(1, depthwise_scales),
-        window_program_depth=rows + len(stages) + 1,
-        array_program_depth=rows,
+        window_program_depth=schedule.window_jobs(stages, order),
+        array_program_depth=len(order),
+        max_pool=any(stage.maximum for stage in stages),
+        residual_lanes=array.residual_lanes,
+        residual_scale_depth=1 + residuals,
+        residual_window_bits=max((s.residual_scaling.window_bits for s in stages if s.residual_scaling), default=4),
         primitives="ecp5",
     )
-    cycles, report = schedule.cycles_of(stages, config)
-    return Plan(table, board, stages, config, places, addresses, cycles, report, estimate(config))
+    cycles, report = schedule.cycles_of(stages, order, config)
+    return Plan(table, board, stages, order, config, places, addresses, cycles, report, estimate(config))
+
+
+def _residual_lanes(stages, lanes, words):
+    """Lanes of the residual adder: the fewest for which the array waits little (:data:`_RESIDUAL_SHARE`); 0 without."""
+    if all(stage.residual is None for stage in stages):
+        return 0
+    choices = [n for n in range(1, lanes + 1) if lanes % n == 0]
+    busy = [_sum_cycles(stages, ArrayShape(lanes=lanes, words=words, residual_lanes=n)) for n in choices]
+    return next(n for n, cycles in zip(choices, busy, strict=True) if cycles <= (1 + _RESIDUAL_SHARE) * busy[-1])
+
+
+def _sum_cycles(stages, array):
+    """Cycles that the array sums in."""
+    return sum(
+        prod((len(stage.region.rows), len(stage.region.columns), ceil_div(stage.output_shape[2], array.lanes)))
+        * patches_of(stage, array).sum_words
+        for stage in stages
+    )
 
 
 def _signed_bits(magnitude):

@@ -1,11 +1,14 @@
 """Schedule: the job words of a plan, and their exact cycles."""
 
+from collections import Counter, deque
 from dataclasses import dataclass
 
 from amaranth import Shape
 from amaranth.lib import data
 
+from gen.errors import GenError
 from gen.layout import Placement, ceil_div, patches_of
+from gen.order import Row, rows_to_await
 from gen.stages import Stage
 from hw.array import MacArray
 from hw.config import WINDOW, CoreConfig
@@ -22,17 +25,18 @@ __all__ = ["Addresses", "StageCycles", "array_program", "cycles_of", "limits", "
 
 @dataclass(frozen=True)
 class Addresses:
-    """First words of a stage's weights and parameters in their memories."""
+    """First words of a stage's weights and parameters in their memories; ``residual`` 0 is none."""
 
     coefficients: int
     depthwise_scales: int
     weights: int
     scales: int
+    residual: int
 
 
 @dataclass(frozen=True)
 class StageCycles:
-    """When a stage's array began and ended, counted from ``start``, and how many cycles the array was busy."""
+    """When a stage's array began and ended, counted from ``start``, and how many cycles the array was busy with it."""
 
     name: str
     begin: int
@@ -40,22 +44,9 @@ class StageCycles:
     busy: int
 
 
-def rows_needed(stage: Stage, y: int) -> int:
-    """How many rows of the source result row ``y`` needs to be there."""
-    last = y * stage.stride[0] - stage.padding[0] + stage.kernel[0]
-    return min(max(last, 1), stage.source_shape[0])
-
-
-def _rows_before(stages):
-    """For each tensor made, the rows that the array has written before its first."""
-    before, rows = {}, 0
-    for stage in stages:
-        before[stage.output] = rows
-        rows += stage.output_shape[0]
-    return before
-
-
 def _bounds(scaling):
+    if scaling is None:
+        return {"zero_point": 0, "lo": 0, "hi": 0}
     return {"zero_point": scaling.zero_point, "lo": scaling.clamp[0], "hi": scaling.clamp[1]}
 
 
@@ -68,12 +59,12 @@ def limits(stages: list[Stage], config: CoreConfig) -> list[str]:
     layer, array = layer_job(config), array_job(config)
     problems = []
     for stage in stages:
-        patches = patches_of(stage, config.lanes, config.words)
+        patches = patches_of(stage, config)
         outputs = ceil_div(stage.output_shape[2], config.lanes)
         for what, count, room in (
             ("input channel groups", patches.groups, _width(layer, "groups")),
             ("output channel groups", outputs, _width(array, "groups")),
-            ("patch words of a pixel", patches.words, _width(array, "words")),
+            ("patch words of a pixel", patches.sum_words, _width(array, "words")),
         ):
             if count > 1 << room:
                 problems.append(f"{stage.name}: {what}: {count}, more than the {1 << room} that a job counts")
@@ -89,66 +80,103 @@ def _width(layout, name):
     return Shape.cast(layout[name].shape).width
 
 
+def window_jobs(stages: list[Stage], order: list[Row]) -> int:
+    """Number of the window generator's job words."""
+    words, current = 1, None
+    for at, _ in order:
+        residual = stages[at].residual is not None
+        words += 1 + 2 * residual + (residual or at != current)
+        current = at
+    return words
+
+
 def window_program(
-    stages: list[Stage], places: dict[str, Placement], addresses: list[Addresses], config: CoreConfig
+    stages: list[Stage], order: list[Row], places: dict[str, Placement], addresses: list[Addresses], config: CoreConfig
 ) -> list[int]:
-    """The window generator's job words: a layer's, then one for each of its rows, stage by stage; then the end."""
-    before = _rows_before(stages)
-    words = []
-    mask = (1 << config.address_bits) - 1
-    for stage, address in zip(stages, addresses, strict=True):
-        patches = patches_of(stage, config.lanes, config.words)
+    """The window generator's job words: a layer's wherever it changes, then one for each of its rows; then the end."""
+    words: list[int] = []
+    current = None
+    for (at, y), (source, residual) in zip(order, rows_to_await(stages, order), strict=True):
+        stage = stages[at]
+        if stage.residual is not None:
+            place = places[stage.residual]
+            words += [_residual_layer(stage, place, config), _row(place, y, residual, config)]
+            current = None
         place = places[stage.source]
-        left = -stage.padding[2]
-        scaling = stage.window_scaling
-        words.append(
-            _encode(
-                layer_job(config),
-                {
-                    "kind": JobKind.LAYER,
-                    "mode": patches.mode,
-                    "beats": patches.beats - 1,
-                    "channels": stage.source_shape[2] - 1 if patches.mode == WindowMode.NARROW else 0,
-                    "groups": patches.groups - 1,
-                    "tiles_x": patches.tiles[1] - 1,
-                    "tiles_y": patches.tiles[0] - 1,
-                    "stride": stage.stride[1] - 1,
-                    "width": stage.source_shape[1],
-                    "height": stage.source_shape[0],
-                    "pixels": stage.patch_shape[1] - 1,
-                    "x": left,
-                    "column_base": left // WINDOW * place.column_pitch & mask,
-                    "column_residue": left % WINDOW,
-                    "column_pitch": place.column_pitch & mask,
-                    "row_pitch": place.row_pitch & mask,
-                    "pad": stage.pad,
-                    "patch_words": patches.words,
-                    "coefficients": address.coefficients,
-                    "scales": address.depthwise_scales,
-                    "bounds": _bounds(scaling) if scaling else {"zero_point": 0, "lo": 0, "hi": 0},
-                },
-            )
-        )
-        for row in range(stage.patch_shape[0]):
-            top = row * stage.stride[0] - stage.padding[0]
-            rows = range(top, top + WINDOW)
-            bases = {y % WINDOW: place.row_address(0) + _triple(place, y) & mask for y in rows}
-            written = before[stage.source] + rows_needed(stage, row) if stage.source in before else 0
-            high = sum(place.in_high_half(y) << n for n, y in enumerate(rows))
-            words.append(
-                _encode(
-                    row_job(config),
-                    {
-                        "kind": JobKind.ROW,
-                        "written": written & 0xFFFF,
-                        "row_base": [bases[r] for r in range(WINDOW)],
-                        "row_residue": top % WINDOW,
-                        "high_half": high,
-                        "y": top,
-                    },
-                )
-            )
+        if current is not stage:
+            words.append(_layer(stage, place, addresses[at], config))
+            current = stage
+        words.append(_row(place, y * stage.stride[0] - stage.padding[0], source, config))
     return [*words, _encode(row_job(config), {"kind": JobKind.END})]
+
+
+def _layer(stage, place, address, config):
+    """The job word of a stage for the window generator."""
+    patches = patches_of(stage, config)
+    narrow = patches.mode == WindowMode.NARROW
+    return _walk(
+        place,
+        stage.region.left * stage.stride[1] - stage.padding[2],
+        stage,
+        config,
+        mode=patches.mode,
+        beats=patches.beats - 1,
+        channels=stage.source_shape[2] - 1 if narrow else 0,
+        groups=patches.groups - 1,
+        tiles_x=patches.tiles[1] - 1,
+        tiles_y=patches.tiles[0] - 1,
+        still=stage.repeats > 1,
+        stride=stage.stride[1] - 1,
+        pad=stage.pad,
+        patch_words=patches.words,
+        coefficients=address.coefficients,
+        scales=address.depthwise_scales,
+        bounds=_bounds(stage.window_scaling),
+        **({"maximum": stage.maximum} if config.max_pool else {}),
+    )
+
+
+def _residual_layer(stage, place, config):
+    """The job word that sends a row of a stage's residual tensor to the adder, a word after the other."""
+    return _walk(
+        place, stage.region.left, stage, config,
+        mode=WindowMode.RESIDUAL, groups=place.groups - 1, patch_words=place.groups, bounds=_bounds(None),
+    )  # fmt: skip
+
+
+def _walk(place, left, stage, config, **fields):
+    """A layer's job word: where the tensor at ``place`` lies, from column ``left`` of each row on; other fields 0."""
+    mask = (1 << config.address_bits) - 1
+    fields |= {
+        "kind": JobKind.LAYER,
+        "width": place.shape[1],
+        "height": place.shape[0],
+        "pixels": len(stage.region.columns) - 1,
+        "x": left,
+        "column_base": left // WINDOW * place.column_pitch & mask,
+        "column_residue": left % WINDOW,
+        "column_pitch": place.column_pitch & mask,
+        "row_pitch": place.row_pitch & mask,
+    }
+    return _encode(layer_job(config), fields)
+
+
+def _row(place, top, awaited, config):
+    """The job word of one row of windows, whose first row is ``top`` of the tensor at ``place``."""
+    mask = (1 << config.address_bits) - 1
+    rows = range(top, top + WINDOW)
+    bases = {y % WINDOW: place.row_address(0) + _triple(place, y) & mask for y in rows}
+    return _encode(
+        row_job(config),
+        {
+            "kind": JobKind.ROW,
+            "written": awaited & 0xFFFF,
+            "row_base": [bases[r] for r in range(WINDOW)],
+            "row_residue": top % WINDOW,
+            "high_half": sum(place.in_high_half(y) << n for n, y in enumerate(rows)),
+            "y": top,
+        },
+    )
 
 
 def _triple(place, y):
@@ -159,33 +187,38 @@ def _triple(place, y):
 
 
 def array_program(
-    stages: list[Stage], places: dict[str, Placement], addresses: list[Addresses], config: CoreConfig
+    stages: list[Stage], order: list[Row], places: dict[str, Placement], addresses: list[Addresses], config: CoreConfig
 ) -> list[int]:
     """The array's job words: one for each row of results."""
     words = []
     mask = (1 << config.address_bits) - 1
-    for stage, address in zip(stages, addresses, strict=True):
-        patches = patches_of(stage, config.lanes, config.words)
-        place = places[stage.output]
-        for row in range(stage.output_shape[0]):
-            words.append(
-                _encode(
-                    array_job(config),
-                    {
-                        "pixels": stage.output_shape[1] - 1,
-                        "words": patches.words - 1,
-                        "groups": place.groups - 1,
-                        "weights": address.weights,
-                        "scales": address.scales,
-                        "address": place.row_address(row),
-                        "column_pitch": place.column_pitch & mask,
-                        "row_residue": row % WINDOW,
-                        "last": stage is stages[-1] and row == stage.output_shape[0] - 1,
-                        "bounds": _bounds(stage.scaling),
-                    },
-                )
-            )
+    for number, (at, y) in enumerate(order):
+        stage, address = stages[at], addresses[at]
+        patches, place = patches_of(stage, config), places[stage.output]
+        left = stage.region.left
+        fields = {
+            "pixels": len(stage.region.columns) - 1,
+            "words": patches.sum_words - 1,
+            "freed": _credits(stage, patches, config) - 1,
+            "groups": place.groups - 1,
+            "weights": address.weights,
+            "scales": address.scales,
+            "address": place.row_address(y) + left // WINDOW * place.column_pitch,
+            "column_pitch": place.column_pitch & mask,
+            "row_residue": y % WINDOW,
+            "column_residue": left % WINDOW,
+            "last": number == len(order) - 1,
+            "bounds": _bounds(stage.scaling),
+        }
+        if config.residual_lanes:
+            fields |= {"residual": address.residual, "idle": patches.sum_words - patches.words}
+        words.append(_encode(array_job(config), fields))
     return words
+
+
+def _credits(stage, patches, config):
+    """Words that a pixel takes in the patch buffer, and beside it in the residual buffer."""
+    return patches.words + (ceil_div(stage.output_shape[2], config.lanes) if stage.residual is not None else 0)
 
 
 class _WindowJobs:
@@ -202,51 +235,83 @@ class _WindowJobs:
         return taken
 
 
-def cycles_of(stages: list[Stage], config: CoreConfig) -> tuple[int, list[StageCycles]]:
+class _Credits:
+    """Room in the patch buffer as the window generator counts it."""
+
+    def __init__(self, words):
+        self._room = words
+        self._given: deque[tuple[int, int]] = deque()  # when, and how many words
+
+    def give(self, when, words):
+        """``words`` come back in cycle ``when``."""
+        self._given.append((when, words))
+
+    def take(self, words, issue):
+        """The first cycle from ``issue`` on in which there is room for ``words``, which are then taken."""
+        while self._room < words:
+            if not self._given:
+                raise GenError("the patch buffer is too small for a row's residual words: the schedule would stall")
+            when, given = self._given.popleft()
+            self._room, issue = self._room + given, max(issue, when)
+        self._room -= words
+        return issue
+
+
+def cycles_of(stages: list[Stage], order: list[Row], config: CoreConfig) -> tuple[int, list[StageCycles]]:
     """Exact cycles of an inference, and of each stage, from the engines' rules.
 
     Follows every pixel through window generator and array: a pixel's windows begin when the one before is through,
     its row's job is there, and its patch has room; its sums begin when its patch is complete.
+
+    Raises
+    ------
+    GenError
+        If the schedule would stall for ever.
     """
     drain = Core.drain_cycles(config)
     write = MacArray.latency(config)
-    before = _rows_before(stages)
 
     start = 1  # the host's start passes a register
     job_array = start + Sequencer.period  # when the next job is valid
     jobs = _WindowJobs(start)
-    written: list[int] = []  # when the count of rows written reaches index + 1
-    freed: list[tuple[int, int]] = []  # when, and how many words
-    room, next_freed = config.patch_depth, 0
+    written = [0]  # when the count of rows written reaches the index
+    credits = _Credits(config.patch_depth)
     window_free, window_last = 0, -drain  # first cycle for another job; last issue
     array_free = -1  # last issue of the array
-    report = []
-    for stage in stages:
-        patches = patches_of(stage, config.lanes, config.words)
+    begin, end, busy = {}, {}, Counter()
+    current = None
+    for (at, _), (source, residual) in zip(order, rows_to_await(stages, order), strict=True):
+        stage = stages[at]
+        patches = patches_of(stage, config)
         groups = ceil_div(stage.output_shape[2], config.lanes)
-        busy = patches.words * groups
+        if stage.residual is not None:
+            jobs.take(due=max(window_free, window_last + drain + 1), free=window_free)
+            issue = jobs.take(due=written[residual], free=window_free) + 1
+            for _ in stage.region.columns:
+                window_last = credits.take(groups, issue) + groups - 1
+                issue = window_last + 1
+            window_free, current = issue, None
+        if current is not stage:
+            jobs.take(due=max(window_free, window_last + drain + 1), free=window_free)
+            current = stage
+        sum_cycles = patches.sum_words * groups
         to_patch = WindowGenerator.latency + 3
         to_patch += DepthwiseEngine.latency(config) if patches.mode == WindowMode.DEPTHWISE else Gather.latency
-        jobs.take(due=max(window_free, window_last + drain + 1), free=window_free)
-        begin = None
-        for row in range(stage.output_shape[0]):
-            due = written[before[stage.source] + rows_needed(stage, row) - 1] if stage.source in before else 0
-            issue = jobs.take(due=due, free=window_free) + 1
-            job_taken = max(job_array, array_free + 1)
-            job_array = job_taken + Sequencer.period
-            array_next = job_taken + 1
-            for _ in range(stage.output_shape[1]):
-                while room < patches.words:
-                    when, count = freed[next_freed]
-                    room, next_freed, issue = room + count, next_freed + 1, max(issue, when)
-                room -= patches.words
-                window_last = issue + patches.cycles - 1
-                sums = max(array_next, window_last + to_patch)
-                begin = sums if begin is None else begin
-                array_free = sums + busy - 1
-                freed.append((array_free + 3, patches.words))
-                array_next, issue = array_free + 1, window_last + 1
-            window_free = window_last + 1
-            written.append(array_free + write + 1)
-        report.append(StageCycles(stage.name, begin, array_free, busy * stage.output_shape[0] * stage.output_shape[1]))
+        issue = jobs.take(due=written[source], free=window_free) + 1
+        job_taken = max(job_array, array_free + 1)
+        job_array = job_taken + Sequencer.period
+        array_next = job_taken + 1
+        freed = _credits(stage, patches, config)
+        for _ in stage.region.columns:
+            window_last = credits.take(patches.words, issue) + patches.cycles - 1
+            sums = max(array_next, window_last + to_patch)
+            begin.setdefault(at, sums)
+            array_free = sums + sum_cycles - 1
+            credits.give(array_free + 3, freed)
+            array_next, issue = array_free + 1, window_last + 1
+        window_free = window_last + 1
+        written.append(array_free + write + 1)
+        end[at] = array_free
+        busy[at] += sum_cycles * len(stage.region.columns)
+    report = [StageCycles(stage.name, begin[n], end[n], busy[n]) for n, stage in enumerate(stages)]
     return array_free + write + 2, report

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from gen.contents import feature_contents, words_to_bytes
 from gen.errors import GenError
 from gen.layout import tensor_from_words
 from gen.plan import Plan
-from gen.stages import results_of, sources_of
+from gen.stages import MOVED, results_of, sources_of
 from gen.steps import Steps
 from hw.core import filled_memories
 from hw.memory import SLICE_BITS, slices_of
 from sim import driver, golden
+
+#: Engines whose words are traced, by the names of the core's ports.
+ENGINES = ("depthwise", "array", "residual")
 
 __all__ = ["input_frames", "load_frames", "simulate"]
 
@@ -228,33 +232,48 @@ def _results(plan, names, replies, starts):
 def _compare(plan, expected, played, read):
     """The first difference between traces and golden model as a sentence, or None."""
     table, lanes = plan.table, plan.config.lanes
-    position = {"array": 0, "depthwise": 0}
+    position = Counter()
     for number, values in enumerate(expected):
-        for stage in plan.stages:
-            for layer, engine in ((stage.front, "depthwise"), (stage.array, "array")):
-                if layer is None:
-                    if engine == "array":
-                        shape = stage.output_shape
-                        position[engine] += shape[0] * shape[1] * -(-shape[2] // lanes)
-                    continue
-                golden_values = values[layer.name]
-                shape = (1,) * (3 - golden_values.ndim) + golden_values.shape
-                count = shape[0] * shape[1] * -(-shape[2] // lanes)
+        made = {}  # what the engines made of each layer
+        for at, y in plan.order:
+            stage = plan.stages[at]
+            for engine, layer, channels in _traced(stage):
+                count = len(stage.region.columns) * -(-channels // lanes)
                 words = played[engine][position[engine] : position[engine] + count]
                 position[engine] += count
                 if len(words) < count:
-                    return f"input {number}, {layer.name}: the {engine} made {len(words)} of {count} words"
-                got = words.reshape(shape[0], shape[1], -1)[..., : shape[2]]
-                if sentence := _first_difference(golden_values.reshape(shape), got):
+                    return f"input {number}, {stage.name}, row {y}: the {engine} made {len(words)} of {count} words"
+                if layer is not None:
+                    shape = _shape(values[layer.name])
+                    tensor = made.setdefault(layer.name, np.zeros(shape, np.int8))
+                    row = words.reshape(len(stage.region.columns), -1)[:, : shape[2]]
+                    tensor[y, stage.region.left : stage.region.right] = row
+        for layer in table.layers:
+            if layer.name in made:
+                wanted = values[layer.name]
+                if sentence := _first_difference(wanted.reshape(_shape(wanted)), made[layer.name]):
                     return f"input {number}, {layer.name}: {sentence}"
         for name, tensor in read[number].items():
-            shape = (1,) * (3 - tensor.ndim) + tensor.shape
-            if sentence := _first_difference(values[name].reshape(shape), tensor.reshape(shape)):
+            if sentence := _first_difference(values[name].reshape(_shape(tensor)), tensor.reshape(_shape(tensor))):
                 return f"input {number}, {name} as read back: {sentence}"
-    for engine, used in position.items():
-        if used != len(played[engine]):
-            return f"{table.name}: the {engine} made {len(played[engine])} words in all, not {used}"
+    for engine in ENGINES:
+        if position[engine] != len(played[engine]):
+            return f"{table.name}: the {engine} made {len(played[engine])} words in all, not {position[engine]}"
     return None
+
+
+def _traced(stage):
+    """For each engine that a stage uses: its name, the layer that it makes there (None: a copy), and the channels."""
+    if stage.front is not None:
+        yield "depthwise", stage.front, stage.source_shape[2]
+    yield "array", stage.array, stage.output_shape[2]
+    if stage.sum is not None:
+        yield "residual", stage.sum, stage.output_shape[2]
+
+
+def _shape(tensor):
+    """Height, width, channels; a vector is one pixel."""
+    return (1,) * (3 - tensor.ndim) + tensor.shape
 
 
 def _first_difference(expected, got):
@@ -273,7 +292,7 @@ def _host(table, inputs, tensors):
     """The table's outputs from what the accelerator left, through the host's operators."""
     values = {name: inputs[name] for name in table.inputs} | tensors
     for layer in table.layers:
-        ours = layer.on_host or layer.operator == "reshape"
+        ours = layer.on_host or layer.operator in MOVED
         if ours and all(name in values for name in layer.inputs):
             values[layer.name] = golden.run_layer(table, layer, *(values[name] for name in layer.inputs))
     return [values[name] for name in table.outputs]

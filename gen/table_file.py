@@ -17,18 +17,26 @@
 What a row leaves out follows from the rest:
 
 ========================  =============================================================================================
-``inputs``                the layer above; the first layer reads the first input
-``kernel``                1, of an average pool the whole feature map; one number, or ``[height, width]``
+``inputs``                the layer above; the first layer reads the first input. One name, or a list of them
+``channels``              of a depthwise_conv2d its input's; it may make any multiple of them
+``kernel``                1, of a pool the whole feature map; one number, or ``[height, width]``
 ``stride``                1; one number, or ``[down, across]``
 ``padding``               ``"valid"``; or ``"same"``, or ``[above, below, left, right]``
 ``activation``            ``"none"``; or ``"relu"`` or ``"relu6"``
 ``clamp``                 what the activation is in the output's own numbers
 ``scale, zero_point``     with ``relu6`` 6/255 and -128, of a mean its input's; every other layer must give its scale,
-                          its zero point is 0. A pool, pad or reshape keeps its input's, a softmax has 1/256 and -128
+                          its zero point is 0. A pool, concatenation, pad or reshape keeps its input's, a softmax
+                          has 1/256 and -128
+``constant``              of add, sub and mul: the second input is a tensor too
+``axis``                  of a concatenation the last one
 ``dtype``                 ``"int8"``; of an input also ``"uint8"`` or ``"float32"``, of a quantize ``"uint8"``
 ``shape``                 of a fully_connected and a mean ``[channels]``, of a reshape one flat vector
 ``outputs``               (of the file) the last layer
 ========================  =============================================================================================
+
+An add, sub or mul of a constant says ``constant = {value = 127, scale = 0.0157, zero_point = 0}``. ``value`` is an
+integer or a list (of lists) of them, whose shape fits the output's last axes; ``first = true`` makes a sub
+``constant - input``.
 
 ``NAME.npz`` holds ``LAYER.weights`` (int8), ``LAYER.bias`` (int32) and ``LAYER.weight_scales`` (float32) for each layer
 with weights, in the shapes that :class:`gen.table.Layer` gives. A scale is rounded to float32.
@@ -46,8 +54,8 @@ from pathlib import Path
 import numpy as np
 
 from gen.errors import GenError
-from gen.table import OPERATORS, WEIGHTED, Layer, Quantization, Table, TableError, TensorType
-from gen.tflite_operators import worst_case
+from gen.table import ELEMENTWISE, OPERATORS, POOLS, WEIGHTED, Layer, Quantization, Table, TableError, TensorType
+from gen.tflite_operators import addition_problem, worst_case
 from gen.weights import placeholders, with_random_weights
 from sim import golden
 
@@ -63,24 +71,27 @@ _TABLE_FIELDS = ("name", "weights", "inputs", "layers", "outputs")
 _INPUT_FIELDS = ("shape", "dtype", "scale", "zero_point")
 _LAYER_FIELDS = ("name", "operator", "inputs")
 _SCALE_FIELDS = ("scale", "zero_point")
+_CONSTANT_FIELDS = ("value", *_SCALE_FIELDS, "first")
 _WINDOW_FIELDS = ("kernel", "stride", "padding")
 _CLAMP_FIELDS = ("activation", "clamp")
 
 #: What a row may say beyond ``_LAYER_FIELDS``.
 _OPERATOR_FIELDS = {
     "conv2d": ("channels", *_WINDOW_FIELDS, *_CLAMP_FIELDS, *_SCALE_FIELDS),
-    "depthwise_conv2d": (*_WINDOW_FIELDS, *_CLAMP_FIELDS, *_SCALE_FIELDS),
+    "depthwise_conv2d": ("channels", *_WINDOW_FIELDS, *_CLAMP_FIELDS, *_SCALE_FIELDS),
     "fully_connected": ("channels", "shape", *_CLAMP_FIELDS, *_SCALE_FIELDS),
-    "average_pool2d": (*_WINDOW_FIELDS, *_CLAMP_FIELDS),
     "mean": ("shape", *_CLAMP_FIELDS, *_SCALE_FIELDS),
+    "concatenation": ("axis",),
     "pad": ("padding",),
     "reshape": ("shape",),
     "quantize": ("dtype", *_SCALE_FIELDS),
     "dequantize": (),
     "softmax": (),
+    **dict.fromkeys(POOLS, (*_WINDOW_FIELDS, *_CLAMP_FIELDS)),
+    **dict.fromkeys(ELEMENTWISE, ("constant", *_CLAMP_FIELDS, *_SCALE_FIELDS)),
 }
 
-_KEEPS_QUANTIZATION = ("average_pool2d", "mean", "pad", "reshape")
+_KEEPS_QUANTIZATION = (*POOLS, "mean", "concatenation", "pad", "reshape")
 _ACTIVATIONS = ("none", "relu", "relu6")
 _DTYPES = ("int8", "uint8", "float32")
 #: Element types that an operator reads, where it is not int8 alone.
@@ -164,6 +175,10 @@ def from_document(document: dict, *, where: str, npz: Path | None = None, name: 
     outputs = _names(document.get("outputs", previous), f"{where}: outputs", {layer.name for layer in layers})
     try:
         table = Table(name, inputs, tuple(layers), outputs)
+        for layer in table.layers:
+            # Random weights are drawn by running the other layers, so those come first.
+            if layer.operator not in WEIGHTED:
+                _check_int32(table, layer, where)
         if seed is not None:
             table = with_random_weights(table, seed)
         elif npz is not None:
@@ -171,19 +186,23 @@ def from_document(document: dict, *, where: str, npz: Path | None = None, name: 
     except TableError as error:
         raise GenError("\n".join(f"{where}: {line}" for line in str(error).splitlines())) from error
     for layer in table.layers:
-        _check_int32(table, layer, where)
+        if layer.operator in WEIGHTED:
+            _check_int32(table, layer, where)
     return table
 
 
 def _check_int32(table, layer, where):
     """Refuse a layer that can leave the int32 of TensorFlow Lite's kernels, where sums would wrap."""
-    if layer.operator not in (*WEIGHTED, "mean"):
+    if layer.operator in ("add", "sub") and (problem := addition_problem(table, layer)):
+        raise GenError(f"{where}: {layer.name}: {problem}")
+    if layer.operator not in (*WEIGHTED, "mean", "mul"):
         return
-    if layer.operator in WEIGHTED:
-        with np.errstate(over="ignore"):
+    if layer.operator != "mean":
+        with np.errstate(over="ignore", under="ignore"):
             scales = golden.effective_scales(table, layer)
         if not np.isfinite(scales).all():
-            raise GenError(f"{where}: {layer.name}: input scale times weight scale over output scale is infinite")
+            factors = "the operands' scales" if layer.operator == "mul" else "input scale times weight scale"
+            raise GenError(f"{where}: {layer.name}: {factors} over output scale is infinite")
     low, high = worst_case(table, layer)
     shifts = np.maximum(golden.layer_multipliers(table, layer)[1], 0)
     for channel, (least, most, shift) in enumerate(zip(low.tolist(), high.tolist(), shifts.tolist(), strict=True)):
@@ -203,24 +222,29 @@ def _layer(row, known, previous, where, file):
     operator = _choice(row.get("operator"), OPERATORS, f"{where}: operator")
     _check_fields(row, (*_LAYER_FIELDS, *_OPERATOR_FIELDS[operator]), f"{where} ({operator})")
     inputs = _names(row.get("inputs", previous), f"{where}: inputs", known)
-    source = known[inputs[0]]
+    source, sources = known[inputs[0]], [known[tensor] for tensor in inputs]
     windowed = "kernel" in _OPERATOR_FIELDS[operator]
     if (windowed or operator in ("pad", "mean")) and len(source.shape) != 3:
         raise GenError(f"{where}: {inputs[0]} must have (height, width, channels), not {source.shape}")
-    if source.dtype not in _SOURCE_DTYPES.get(operator, ("int8",)):
-        allowed = " or ".join(_SOURCE_DTYPES.get(operator, ("int8",)))
-        raise GenError(f"{where}: {inputs[0]} must be {allowed} for a {operator}, not {source.dtype}")
+    for tensor, read in zip(inputs, sources, strict=True):
+        if read.dtype not in (allowed := _SOURCE_DTYPES.get(operator, ("int8",))):
+            raise GenError(f"{where}: {tensor} must be {' or '.join(allowed)} for a {operator}, not {read.dtype}")
 
-    default_kernel = list(source.shape[:2]) if operator == "average_pool2d" else 1
+    default_kernel = list(source.shape[:2]) if operator in POOLS else 1
     kernel = _pair(row.get("kernel", default_kernel), MAX_KERNEL, f"{where}: kernel")
     stride = _pair(row.get("stride", 1), MAX_ELEMENTS, f"{where}: stride")
     padding = _padding(row.get("padding", "valid"), source, kernel, stride, where)
-    if operator == "average_pool2d" and any(p >= k for p, k in zip(padding, np.repeat(kernel, 2), strict=True)):
-        raise GenError(f"{where}: padding must be smaller than the kernel {kernel} of a pool, not {padding}")
     channels = source.shape[-1]
     if "channels" in _OPERATOR_FIELDS[operator]:
-        channels = _integer(row.get("channels"), 1, MAX_ELEMENTS, f"{where}: channels")
-    shape = _output_shape(operator, source.shape, channels, kernel, stride, padding)
+        default_channels = channels if operator == "depthwise_conv2d" else None
+        channels = _integer(row.get("channels", default_channels), 1, MAX_ELEMENTS, f"{where}: channels")
+    operands = _constant(row.get("constant"), f"{where}: constant") if "constant" in row else {}
+    if operator == "concatenation":
+        last = len(source.shape) - 1
+        operands["axis"] = _integer(row.get("axis", last), 0, last, f"{where}: axis")
+        shape = _concatenated_shape([read.shape for read in sources], operands["axis"])
+    else:
+        shape = _output_shape(operator, source.shape, channels, kernel, stride, padding)
     if "shape" in row:
         shape = _shape(row["shape"], f"{where}: shape")
     if min(shape) < 1:
@@ -247,7 +271,40 @@ def _layer(row, known, previous, where, file):
         clamp = _integers(row["clamp"], 2, -128, 127, f"{where}: clamp")
     elif "clamp" in _OPERATOR_FIELDS[operator]:
         clamp = activation_clamp(activation, output.quantization)
-    return Layer(name, operator, inputs, output, kernel, stride, padding, clamp, **weights, activation=activation)
+    window = kernel, stride, padding
+    return Layer(name, operator, inputs, output, *window, clamp, **weights, activation=activation, **operands)
+
+
+def _constant(value, where):
+    """Fields of a row with the constant operand ``value``."""
+    if not isinstance(value, dict):
+        raise GenError(f"{where}: must be {{value = n, scale = s, zero_point = z}}, not {_brief(value)}")
+    _check_fields(value, _CONSTANT_FIELDS, where)
+    first = value.get("first", False)
+    if type(first) is not bool:
+        raise GenError(f"{where}: first must be true or false, not {_brief(first)}")
+    return {
+        "constant": _int8_array(value.get("value"), f"{where}: value"),
+        "constant_quantization": _quantization(value, "int8", None, where),
+        "constant_first": first,
+    }
+
+
+def _int8_array(value, where):
+    """``value``, an integer or lists in lists of them, as an array."""
+    sizes, level = [], [value]
+    while level and isinstance(level[0], list):
+        if len(sizes) == 4 or len({len(item) if isinstance(item, list) else -1 for item in level}) > 1 or not level[0]:
+            raise GenError(f"{where}: must be a number, or lists of equal lengths up to four deep, not {_brief(value)}")
+        sizes.append(len(level[0]))
+        level = [item for part in level for item in part]
+    return np.array([_integer(item, -128, 127, where) for item in level], np.int8).reshape(sizes)
+
+
+def _concatenated_shape(shapes, axis):
+    """Shape of a concatenation; whether the shapes fit, the table finds out."""
+    first = shapes[0]
+    return (*first[:axis], sum(shape[axis] for shape in shapes if len(shape) > axis), *first[axis + 1 :])
 
 
 def _default_quantization(operator, activation, source):
@@ -493,12 +550,17 @@ def _row(table, layer, previous):
     row = {"name": layer.name, "operator": layer.operator}
     if layer.inputs != (previous,):
         row["inputs"] = layer.inputs
-    if "channels" in _OPERATOR_FIELDS[layer.operator]:
-        row["channels"] = layer.output.shape[-1]
+    channels = layer.output.shape[-1]
+    keeps_channels = layer.operator == "depthwise_conv2d" and channels == source.shape[-1]
+    if "channels" in _OPERATOR_FIELDS[layer.operator] and not keeps_channels:
+        row["channels"] = channels
     window = {"kernel": layer.kernel, "stride": layer.stride}
     row |= {key: low if low == high else (low, high) for key, (low, high) in window.items() if (low, high) != (1, 1)}
-    if layer.operator == "average_pool2d" and layer.kernel == (1, 1):
+    if layer.operator in POOLS and layer.kernel == (1, 1):
         row["kernel"] = 1
+    if layer.constant is not None:
+        row["constant"] = {"value": layer.constant.tolist(), **_scale_fields(layer.constant_quantization)}
+        row["constant"] |= {"first": True} if layer.constant_first else {}
     if any(layer.padding):
         same = _padding("same", source, layer.kernel, layer.stride, "")
         row["padding"] = "same" if layer.padding == same else layer.padding
@@ -509,9 +571,12 @@ def _row(table, layer, previous):
     quantization = layer.output.quantization
     if layer.clamp != ((-128, 127) if quantization is None else activation_clamp(layer.activation, quantization)):
         row["clamp"] = layer.clamp
-    channels = layer.output.shape[-1]
-    derived = _output_shape(layer.operator, source.shape, channels, layer.kernel, layer.stride, layer.padding)
-    if layer.output.shape != derived:
+    if layer.operator == "concatenation":
+        if layer.axis != len(source.shape) - 1:
+            row["axis"] = layer.axis
+    elif layer.output.shape != _output_shape(
+        layer.operator, source.shape, channels, layer.kernel, layer.stride, layer.padding
+    ):
         row["shape"] = layer.output.shape
     for field in row:
         if field not in (*_LAYER_FIELDS, *_OPERATOR_FIELDS[layer.operator]):
@@ -523,17 +588,20 @@ def _tensor_fields(tensor, dtype, default):
     """Element type and quantisation of ``tensor``, where they differ from what a row without them means."""
     fields = {"dtype": tensor.dtype} if tensor.dtype != dtype else {}
     if tensor.quantization not in (None, default):
-        # The shortest decimal that float32 reads back as the same number.
-        fields["scale"] = float(str(np.float32(tensor.quantization.scale)))
-        fields["zero_point"] = tensor.quantization.zero_point
+        fields |= _scale_fields(tensor.quantization)
     return fields
+
+
+def _scale_fields(quantization):
+    # The shortest decimal that float32 reads back as the same number.
+    return {"scale": float(str(np.float32(quantization.scale))), "zero_point": quantization.zero_point}
 
 
 def _toml(value):
     """``value`` in TOML, on one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False, default=int)  # both languages write strings and numbers alike
 

@@ -27,10 +27,12 @@ ACCESS_ERRORS = (struct.error, TypeError, ValueError, IndexError, OverflowError)
 
 #: Options of the operators that the importer understands: their table in the schema, and the fields to read.
 OPTIONS = {
+    "ADD": ("AddOptions", ("FusedActivationFunction",)),
     "AVERAGE_POOL_2D": (
         "Pool2DOptions",
         ("Padding", "StrideH", "StrideW", "FilterHeight", "FilterWidth", "FusedActivationFunction"),
     ),
+    "CONCATENATION": ("ConcatenationOptions", ("Axis", "FusedActivationFunction")),
     "CONV_2D": (
         "Conv2DOptions",
         ("Padding", "StrideH", "StrideW", "DilationHFactor", "DilationWFactor", "FusedActivationFunction"),
@@ -40,11 +42,17 @@ OPTIONS = {
         ("Padding", "StrideH", "StrideW", "DilationHFactor", "DilationWFactor", "FusedActivationFunction"),
     ),
     "FULLY_CONNECTED": ("FullyConnectedOptions", ("FusedActivationFunction", "WeightsFormat")),
+    "MAX_POOL_2D": (
+        "Pool2DOptions",
+        ("Padding", "StrideH", "StrideW", "FilterHeight", "FilterWidth", "FusedActivationFunction"),
+    ),
     "MEAN": ("ReducerOptions", ("KeepDims",)),
+    "MUL": ("MulOptions", ("FusedActivationFunction",)),
     "PACK": ("PackOptions", ("Axis",)),
     "RESHAPE": ("ReshapeOptions", ("NewShapeAsNumpy",)),
     "SOFTMAX": ("SoftmaxOptions", ("Beta",)),
     "STRIDED_SLICE": ("StridedSliceOptions", ("BeginMask", "EndMask", "EllipsisMask", "NewAxisMask", "ShrinkAxisMask")),
+    "SUB": ("SubOptions", ("FusedActivationFunction",)),
 }
 
 

@@ -9,10 +9,18 @@ import math
 
 import numpy as np
 
-from gen.table import WEIGHTED, Layer, Quantization, Table, TableError, TensorType
+from gen.table import ELEMENTWISE, WEIGHTED, Layer, Quantization, Table, TableError, TensorType
 from sim import golden
 
-__all__ = ["OPERATORS", "SHAPE_OPERATORS", "OperatorReader", "UnreadableError", "tensor_type", "worst_case"]
+__all__ = [
+    "OPERATORS",
+    "SHAPE_OPERATORS",
+    "OperatorReader",
+    "UnreadableError",
+    "addition_problem",
+    "tensor_type",
+    "worst_case",
+]
 
 #: Bounds what a hostile file can make anybody allocate; no network for a small FPGA comes near.
 MAX_ELEMENTS = 2**26
@@ -56,26 +64,54 @@ def tensor_type(tensor):
     dtype = DTYPES[tensor.dtype]
     quantization = None
     if dtype != "float32":
-        if tensor.scales.size != 1 or tensor.zero_points.size != 1:
-            problems.append(
-                f"must have one scale and one zero point, not {tensor.scales.size} and {tensor.zero_points.size}"
-            )
-        else:
-            quantization = Quantization(float(tensor.scales[0]), int(tensor.zero_points[0]))
-            if not 0 < quantization.scale < math.inf:
-                problems.append(f"scale must be positive and finite, not {quantization.scale}")
-            low, high = LIMITS[dtype]
-            if not low <= quantization.zero_point <= high:
-                problems.append(f"zero point must be in {low}..{high}, not {quantization.zero_point}")
+        quantization, wrong = _quantization(tensor, dtype)
+        problems += wrong
     return (None if problems else TensorType(tensor.shape[1:], dtype, quantization)), problems
 
 
-def worst_case(table, layer):
-    """Least and greatest accumulator of a weighted or ``mean`` layer over every int8 input: two int64 arrays.
+def _quantization(tensor, dtype):
+    """The one scale and zero point of ``tensor``, and a list of what is wrong with them."""
+    if tensor.scales.size != 1 or tensor.zero_points.size != 1:
+        return None, [f"must have one scale and one zero point, not {tensor.scales.size} and {tensor.zero_points.size}"]
+    problems = []
+    quantization = Quantization(float(tensor.scales[0]), int(tensor.zero_points[0]))
+    if not 0 < quantization.scale < math.inf:
+        problems.append(f"scale must be positive and finite, not {quantization.scale}")
+    low, high = LIMITS[dtype]
+    if not low <= quantization.zero_point <= high:
+        problems.append(f"zero point must be in {low}..{high}, not {quantization.zero_point}")
+    return quantization, problems
 
-    (C_out,) of ``bias + sum w * (x - z_in)`` for weighted layers, (1,) of ``sum x - N * z_in`` for ``mean``. Bounds the
-    partial sums too when the zero point is folded into the bias: they are sums whose remaining ``x`` are 0.
+
+def addition_problem(table, layer):
+    """Why the kernels cannot run an ``add`` or ``sub``, whose three multipliers they want in 0..1; None if they can.
+
+    Nothing else can go wrong: behind such multipliers every int8 input stays in int32.
     """
+    scales = golden.addition_scales(table, layer)
+    if ((scales > 0) & (scales < 1)).all():
+        return None
+    first, second = (quantization.scale for quantization in golden.operand_quantizations(table, layer))
+    return (
+        f"output scale must be above 2**-19 times the greater of the operands' scales {first:.6g} and {second:.6g} "
+        f"and below 2**108, not {layer.output.quantization.scale:.6g}"
+    )
+
+
+def worst_case(table, layer):
+    """Least and greatest accumulator of a weighted, ``mean`` or ``mul`` layer over every int8 input: two int64 arrays.
+
+    (C_out,) of ``bias + sum w * (x - z_in)`` for weighted layers, (1,) of ``sum x - N * z_in`` for ``mean``, (1,) of
+    ``(x_1 - z_1) * (x_2 - z_2)`` for ``mul``. Bounds the partial sums too when the zero point is folded into the bias:
+    they are sums whose remaining ``x`` are 0.
+    """
+    if layer.operator == "mul":
+        limits = [LIMITS["int8"]] * 2
+        if layer.constant is not None:
+            limits[1] = int(layer.constant.min()), int(layer.constant.max())
+        zero_points = [quantization.zero_point for quantization in golden.operand_quantizations(table, layer)]
+        products = np.multiply.outer(*(np.array(ends) - zero for ends, zero in zip(limits, zero_points, strict=True)))
+        return np.array([products.min()]), np.array([products.max()])
     source = table.source(layer)
     low, high = (limit - source.quantization.zero_point for limit in LIMITS["int8"])
     if layer.operator == "mean":
@@ -101,6 +137,7 @@ class OperatorReader:
 
     def __init__(self, graph, op, shapes):
         self.graph, self.op, self.shapes = graph, op, shapes
+        self.sources = ()  # types of the tensors that the row reads
         self.problems = []
 
     def refuse(self, reason):
@@ -112,24 +149,40 @@ class OperatorReader:
         self.problems.append(reason)
         raise UnreadableError
 
-    def layer(self, name, source_name, source, output):
-        """The row called ``name``, reading a tensor of type ``source`` and making ``output``; None with problems."""
+    def operands(self):
+        """Indices of the tensors of the network that the row will read; an operator's other inputs are constants."""
+        inputs = self.op.inputs
+        operator = OPERATORS[self.op.code][0]
+        if operator == "concatenation":
+            return inputs
+        if operator not in ELEMENTWISE:
+            return inputs[:1]
+        if len(inputs) != 2:
+            self.reject(f"must read two tensors, not {len(inputs)}")
+        constants = [index for index in inputs if index >= 0 and self.graph.tensors[index].data is not None]
+        # Two constants are no layer: the importer will refuse both.
+        return tuple(index for index in inputs if index not in constants) if len(constants) == 1 else inputs
+
+    def layer(self, name, inputs, sources, output):
+        """The row called ``name`` that reads tensors ``inputs`` of types ``sources``; None with problems."""
         operator, read = OPERATORS[self.op.code]
         if operator not in ("quantize", "dequantize"):
-            for tensor in (source, output):
+            for tensor in (*sources, output):
                 if tensor.dtype != "int8":
                     raise ForeignTypeError(tensor.dtype.upper())
-        fields = {"operator": operator} | read(self, source, output)
-        layer = Layer(name=name, inputs=(source_name,), output=output, **fields)
+        self.sources = tuple(sources)
+        fields = {"operator": operator} | read(self, sources[0], output)
+        layer = Layer(name=name, inputs=inputs, output=output, **fields)
         if not self.problems:
-            self._check_arithmetic(layer, source)
+            self._check_arithmetic(layer)
         return None if self.problems else layer
 
-    def _check_arithmetic(self, layer, source):
+    def _check_arithmetic(self, layer):
         """Refuse what the kernels' int32 arithmetic cannot hold, and rows that are no layer."""
+        source = self.sources[0]
         try:
             # A table of one row brings the table's own checks, and the golden model's multipliers.
-            table = Table("", {layer.inputs[0]: source}, (layer,), (layer.name,))
+            table = Table("", dict(zip(layer.inputs, self.sources, strict=True)), (layer,), (layer.name,))
         except TableError as error:
             self.problems += [line.removeprefix(f": {layer.name}: ") for line in str(error).splitlines()]
             return
@@ -138,11 +191,17 @@ class OperatorReader:
             shifts = golden.quantize_multiplier(
                 np.array([source.quantization.scale / layer.output.quantization.scale])
             )[1]
-        elif layer.operator in (*WEIGHTED, "mean"):
+        elif layer.operator in ("add", "sub"):
+            problem = addition_problem(table, layer)
+            if problem:
+                self.refuse(problem)
+            return
+        elif layer.operator in (*WEIGHTED, "mean", "mul"):
             low, high = worst_case(table, layer)
             with np.errstate(over="ignore", under="ignore"):
                 if layer.operator != "mean" and not np.isfinite(golden.effective_scales(table, layer)).all():
-                    self.reject("input scale times weight scale is infinite")
+                    factors = "the operands' scales" if layer.operator == "mul" else "input scale times weight scale"
+                    self.reject(f"{factors} over output scale is infinite")
                 shifts = golden.layer_multipliers(table, layer)[1]
         else:
             return
@@ -174,6 +233,27 @@ class OperatorReader:
         if min(tensor.shape, default=1) < 1 or needed != tensor.data.size:
             self.reject(f"{what} of shape {list(tensor.shape)} cannot be what {tensor.data.size} bytes hold")
         return tensor
+
+    def constant_operand(self, source):
+        """``constant``, its quantisation and place: the operand of an elementwise operator on ``source`` alone.
+
+        Axes of size 1 in front mean nothing, the batch among them.
+        """
+        position = int(self.graph.tensors[self.op.inputs[1]].data is not None)
+        tensor = self.constant(position, "the constant operand", {"INT8": np.int8})
+        quantization, problems = _quantization(tensor, "int8")
+        for problem in problems:
+            self.refuse(f"the constant operand's {problem}")
+        shape = tensor.shape
+        while shape[:1] == (1,):
+            shape = shape[1:]
+        fits = len(shape) <= len(source.shape) and all(
+            size in (1, whole) for size, whole in zip(shape[::-1], source.shape[::-1], strict=False)
+        )
+        if not fits:
+            self.reject(f"the constant operand must spread over {source.shape}, not have shape {list(tensor.shape)}")
+        constant = tensor.data.view(np.int8).reshape(shape)
+        return {"constant": constant, "constant_quantization": quantization, "constant_first": position == 0}
 
     def integers(self, position, what):
         """Integers that are operand ``position``: a constant, or what folded operators compute."""
@@ -299,19 +379,21 @@ class OperatorReader:
 def _conv2d(reader, source, output):
     fields = reader.weights(source, output.shape[-1], 4, 0)
     if fields["weights"].shape[3] != source.shape[-1]:
-        reader.reject(f"weights must read {source.shape[-1]} channels, not {fields['weights'].shape[3]}")
+        read = fields["weights"].shape[3]
+        groups = "; convolutions in groups are not supported" if source.shape[-1] % read == 0 else ""
+        reader.reject(f"weights must read {source.shape[-1]} channels, not {read}{groups}")
     return _convolution(reader, source, output, fields, fields["weights"].shape[1:3])
 
 
 def _depthwise_conv2d(reader, source, output):
     channels = output.shape[-1]
-    if source.shape[-1] not in (1, channels):
-        reader.reject(f"depthwise multiplier must be 1, not {channels / source.shape[-1]:g}")
+    if channels % source.shape[-1]:
+        reader.reject(f"must make a multiple of its {source.shape[-1]} channels, not {channels}")
     fields = reader.weights(source, channels, 4, 3)
     weights = fields["weights"]
     if weights.shape[0] != 1:
         reader.reject(f"weights must have 1 in dimension 0, not {weights.shape[0]}")
-    if source.shape[-1] == channels:
+    if source.shape[-1] > 1 or channels == 1:
         fields["weights"] = weights[0]
     else:
         # Many channels of one: the same sums as a convolution's that reads one channel.
@@ -340,11 +422,36 @@ def _fully_connected(reader, source, output):
     return fields | reader.activation(output)
 
 
-def _average_pool2d(reader, source, output):
+def _pool2d(reader, source, output):
     reader.same_quantization(source, output)
     fields = reader.activation(output)
     kernel = reader.op.options["FilterHeight"], reader.op.options["FilterWidth"]
     return fields | reader.window(source, output, kernel, any_stride_to_one=True)
+
+
+def _elementwise(reader, source, output):
+    fields = reader.activation(output)
+    if len(reader.sources) == 1:
+        fields |= reader.constant_operand(source)
+        # Sums and products are the same either way.
+        fields["constant_first"] = fields["constant_first"] and reader.op.code == "SUB"
+    elif reader.sources[0].shape != reader.sources[1].shape:
+        shapes = " and ".join(str(tensor.shape) for tensor in reader.sources)
+        reader.reject(f"cannot spread one tensor over another: both must have one shape, not {shapes}")
+    _same_shape(reader, source, output)
+    return fields
+
+
+def _concatenation(reader, source, output):
+    for tensor in reader.sources:
+        reader.same_quantization(tensor, output)
+    reader.option("FusedActivationFunction", {0: "none"}, "activation must be NONE")
+    rank = len(output.shape)
+    axis = reader.op.options["Axis"]
+    # The file counts the batch, and may count from behind.
+    if not (1 <= axis <= rank or -rank <= axis <= -1):
+        reader.reject(f"axis must be in 1..{rank} or {-rank}..-1, not {axis}")
+    return {"axis": axis - 1 if axis > 0 else axis + rank}
 
 
 def _mean(reader, source, output):
@@ -419,16 +526,21 @@ def _same_shape(reader, source, output):
 
 
 OPERATORS = {
-    "AVERAGE_POOL_2D": ("average_pool2d", _average_pool2d),
+    "ADD": ("add", _elementwise),
+    "AVERAGE_POOL_2D": ("average_pool2d", _pool2d),
+    "CONCATENATION": ("concatenation", _concatenation),
     "CONV_2D": ("conv2d", _conv2d),
     "DEPTHWISE_CONV_2D": ("depthwise_conv2d", _depthwise_conv2d),
     "DEQUANTIZE": ("dequantize", _dequantize),
     "FULLY_CONNECTED": ("fully_connected", _fully_connected),
+    "MAX_POOL_2D": ("max_pool2d", _pool2d),
     "MEAN": ("mean", _mean),
+    "MUL": ("mul", _elementwise),
     "PAD": ("pad", _pad),
     "QUANTIZE": ("quantize", _quantize),
     "RESHAPE": ("reshape", _reshape),
     "SOFTMAX": ("softmax", _softmax),
+    "SUB": ("sub", _elementwise),
 }
 
 

@@ -26,7 +26,7 @@ def placeholders(operator: str, kernel: tuple[int, int], channels: int, source: 
         return {}
     shape = {
         "conv2d": (channels, *kernel, source[-1]),
-        "depthwise_conv2d": (*kernel, source[-1]),
+        "depthwise_conv2d": (*kernel, channels),
         "fully_connected": (channels, prod(source)),
     }[operator]
     return {

@@ -1,6 +1,6 @@
 """Systolic MAC array: output-stationary columns that patches flow through."""
 
-from amaranth import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -10,14 +10,11 @@ from hw.delay import delay
 from hw.jobs import array_job
 from hw.loops import Loop
 from hw.memory import FillMemory, FillWord
-from hw.patch import PatchBuffer
 from hw.primitives import Multiplier, adder_tree
 from hw.requantise import Activation, ActivationBounds, Requantiser
+from hw.residual import ResidualAdder
 
 __all__ = ["ArrayController", "Column", "MacArray"]
-
-#: Results on their way through the array and its requantisers at once, at most.
-_IN_FLIGHT = 64
 
 
 class Column(wiring.Component):
@@ -44,16 +41,15 @@ class Column(wiring.Component):
     def __init__(self, config: CoreConfig, *, number, select, init, places=()):
         self._config, self._places = config, places or [None] * config.array_rows
 
-        def memory(name, width, depth, **options):
+        def memory(name, width, depth):
             name = f"{name}_{number}"
             return FillMemory(
-                width=width, depth=depth, select=select[name], init=init.get(name, ()), primitives=config.primitives,
-                **options,
+                width=width, depth=depth, select=select[name], init=init.get(name, ()), primitives=config.primitives
             )  # fmt: skip
 
-        self._weights = memory("weights", 8 * config.array_rows, config.weight_depth, registered=True)
+        self._weights = memory("weights", 8 * config.array_rows, config.weight_depth)
         self._bias = memory("bias", config.bias_bits, config.scale_depth)
-        self._scale = memory("scale", config.multiplier_bits + 5, config.scale_depth)
+        self._scale = memory("scale", Requantiser.scale_bits(config.multiplier_bits), config.scale_depth)
         self._requantiser = Requantiser(
             accumulator_bits=config.accumulator_bits, bias_bits=config.bias_bits, window_bits=config.window_bits,
             multiplier_bits=config.multiplier_bits, hard=config.lanes + number < config.hard_requantisers,
@@ -71,8 +67,8 @@ class Column(wiring.Component):
         self._passed = tuple(passed)
         super().__init__(members)
 
-    #: Cycles from a weight's address to the weight.
-    weight_latency = FillMemory.latency + 1
+    #: Cycles from a weight's address to the weight; from the same patch word's address to ``x`` it must be as many.
+    weight_latency = FillMemory.latency
 
     @staticmethod
     def sum_delay(config) -> int:
@@ -82,7 +78,7 @@ class Column(wiring.Component):
     @classmethod
     def scale_delay(cls, config) -> int:
         """Cycles from a weight's address to its output channel's ``scale`` address."""
-        return cls.weight_latency - FillMemory.latency + cls.sum_delay(config) + 1
+        return cls.sum_delay(config) + 1
 
     @classmethod
     def latency(cls, config) -> int:
@@ -129,22 +125,28 @@ class Column(wiring.Component):
         return m
 
 
-class Destination(data.Struct):
-    """Where a word of results goes, and what it ends."""
-
-    row: unsigned(2)
-    column: unsigned(2)
-    row_ends: unsigned(1)
-    program_ends: unsigned(1)
-    bounds: ActivationBounds
+def destination_layout(config: CoreConfig) -> data.StructLayout:
+    """Where a word of results goes, what it ends, and what else happens to it."""
+    return data.StructLayout(
+        {
+            "address": config.address_bits,
+            "row": 2,
+            "column": 2,
+            "row_ends": 1,
+            "program_ends": 1,
+            "bounds": ActivationBounds,
+            "residual": range(config.residual_scale_depth),
+        }
+    )
 
 
 class ArrayController(wiring.Component):
     """Issues a patch word and a weight address a cycle, pixel by pixel, output group by output group.
 
     A pixel starts when its patch is complete in the patch buffer, a row when its job is there and the row before is
-    through; nothing else stalls. The addresses of an issue, and its ``result``, come :attr:`latency` cycles later.
-    ``freed`` gives back the pixel's patch words after its last one.
+    through; nothing else stalls. A sum may be longer than its patch, by words that read the last one again. The
+    addresses of an issue, and its ``result``, come :attr:`latency` cycles later. ``freed`` gives back
+    the pixel's patch words after its last one.
 
     Parameters
     ----------
@@ -160,14 +162,13 @@ class ArrayController(wiring.Component):
                 "start": In(1),
                 "jobs": In(stream.Signature(array_job(config).size)),
                 "arrived": In(1),
-                "freed": Out(9),
+                "freed": Out(range(config.patch_depth + 1)),
                 "patch": Out(range(config.patch_depth)),
                 "weight": Out(range(config.weight_depth)),
                 "scale": Out(range(config.scale_depth)),
                 "first": Out(1),
                 "result": Out(1),
-                "destination": Out(Destination),
-                "address": Out(config.address_bits),
+                "destination": Out(destination_layout(config)),
             }
         )
 
@@ -200,26 +201,30 @@ class ArrayController(wiring.Component):
         taken, issued, word, pixel, row = (
             delay(m, name, event & ~self.start, self.latency, reset_less=False) for name, event in events.items()
         )
-        m.d.sync += self.freed.eq(Mux(pixel, job.words + 1, 0))
+        m.d.sync += self.freed.eq(Mux(pixel, job.freed + 1, 0))
         patch_begin = Signal.like(self.patch)
+        moves = Const(1)
+        if self._config.residual_lanes:
+            moves = delay(m, "moves", loops["words"].left > job.idle, self.latency)
         with m.If(pixel):
             m.d.sync += [self.patch.eq(self.patch + 1), patch_begin.eq(self.patch + 1)]
         with m.Elif(word):
             m.d.sync += self.patch.eq(patch_begin)
-        with m.Elif(issued):
+        with m.Elif(issued & moves):
             m.d.sync += self.patch.eq(self.patch + 1)
 
-        base, residue = Signal.like(self.address), Signal(2)
+        address, residue = Signal(self._config.address_bits), Signal(2)
+        base = Signal.like(address)
         with m.If(taken):
-            m.d.sync += [self.address.eq(job.address), base.eq(job.address), residue.eq(0)]
+            m.d.sync += [address.eq(job.address), base.eq(job.address), residue.eq(job.column_residue)]
         with m.Elif(pixel):
             with m.If(residue == WINDOW - 1):
                 following = base + job.column_pitch
-                m.d.sync += [self.address.eq(following), base.eq(following), residue.eq(0)]
+                m.d.sync += [address.eq(following), base.eq(following), residue.eq(0)]
             with m.Else():
-                m.d.sync += [self.address.eq(base), residue.eq(residue + 1)]
+                m.d.sync += [address.eq(base), residue.eq(residue + 1)]
         with m.Elif(word):
-            m.d.sync += self.address.eq(self.address + 1)
+            m.d.sync += address.eq(address + 1)
         with m.If(taken | pixel):
             m.d.sync += [self.weight.eq(job.weights), self.scale.eq(job.scales), self.first.eq(1)]
         with m.Elif(word):
@@ -231,11 +236,13 @@ class ArrayController(wiring.Component):
 
         m.d.comb += [
             self.result.eq(word),
+            self.destination.address.eq(address),
             self.destination.row.eq(job.row_residue),
             self.destination.column.eq(residue),
             self.destination.row_ends.eq(row),
             self.destination.program_ends.eq(row & job.last),
             self.destination.bounds.eq(job.bounds),
+            *([self.destination.residual.eq(job.residual)] if self._config.residual_lanes else []),
         ]
         return m
 
@@ -244,7 +251,9 @@ class MacArray(wiring.Component):
     """Controller, columns, requantisers and activation: patches in, feature words out.
 
     A feature word is written :meth:`latency` cycles after the last patch word of its output group was issued.
-    ``row_written`` pulses with the last word of a row, ``finished`` with the last of the program.
+    ``row_written`` pulses with the last word of a row, ``finished`` with the last of the program. Words of
+    ``residual``, which come before the patch of their pixel, are added to results whose job says so. ``made`` and
+    ``added`` show what the array makes, and which words written were added to.
 
     Parameters
     ----------
@@ -256,22 +265,29 @@ class MacArray(wiring.Component):
     """
 
     def __init__(self, config: CoreConfig, *, select, init, places=()):
-        if self.latency(config) >= _IN_FLIGHT:
-            raise ValueError(f"{config.lanes} columns are more than {_IN_FLIGHT} results in flight allow")
         self._config = config
         self._columns = [
             Column(config, number=n, select=select, init=init, places=places[n] if places else ())
             for n in range(config.lanes)
         ]
+        if config.residual_lanes:
+            self._residual = ResidualAdder(
+                config, select=select, init=init, passed_bits=destination_layout(config).size
+            )
         super().__init__(
             {
                 "fill": In(FillWord),
                 "start": In(1),
                 "jobs": In(stream.Signature(array_job(config).size)),
                 "arrived": In(1),
-                "freed": Out(9),
+                "freed": Out(range(config.patch_depth + 1)),
                 "patch": Out(range(config.patch_depth)),
+                "residual": In(config.word_bits),
+                "residual_valid": In(1),
                 "x": In(8 * config.array_rows),
+                "made": Out(config.word_bits),
+                "made_valid": Out(1),
+                "added": Out(1),
                 "w_en": Out(BANKS),
                 "w_addr": Out(config.address_bits),
                 "w_data": Out(config.word_bits),
@@ -283,7 +299,8 @@ class MacArray(wiring.Component):
     @staticmethod
     def latency(config) -> int:
         """Cycles from the last issue of an output group to its word at the feature memory."""
-        return ArrayController.latency + Column.latency(config) + config.lanes - 1 + Activation.latency
+        made = ArrayController.latency + Column.latency(config) + config.lanes - 1 + Activation.latency
+        return made + ResidualAdder.latency(config)
 
     def elaborate(self, platform):
         m = Module()
@@ -299,7 +316,7 @@ class MacArray(wiring.Component):
         # Columns: everything enters the first one and moves on by a register a column.
         first, previous = columns[0], None
         m.d.comb += [
-            first.x.eq(delay(m, "x", self.x, Column.weight_latency - PatchBuffer.latency)),
+            first.x.eq(self.x),
             first.weight.eq(controller.weight),
             first.first.eq(delay(m, "first", controller.first, Column.weight_latency + Column.sum_delay(config))),
             first.scale.eq(delay(m, "scale", controller.scale, Column.scale_delay(config))),
@@ -319,10 +336,10 @@ class MacArray(wiring.Component):
 
         # Destinations wait in a ring for their results, which come in order and are never more than it holds. The read
         # is addressed the cycle before the result is at the activation.
-        shape = data.StructLayout({"destination": Destination, "address": config.address_bits})
-        m.submodules.ring = ring = Memory(shape=shape, depth=_IN_FLIGHT, init=[])
+        layout = destination_layout(config)
+        wait = Column.latency(config) + config.lanes - 1
+        m.submodules.ring = ring = Memory(shape=layout, depth=1 << wait.bit_length(), init=[])
         write, read = ring.write_port(), ring.read_port()
-        wait = self.latency(config) - ArrayController.latency - Activation.latency
         due = delay(m, "due", controller.result, wait - 1, reset_less=False)
         at_activation = delay(m, "result", due, 1, reset_less=False)
         with m.If(controller.result):
@@ -331,22 +348,32 @@ class MacArray(wiring.Component):
             m.d.sync += read.addr.eq(read.addr + 1)
         with m.If(self.start):
             m.d.sync += [write.addr.eq(0), read.addr.eq(0)]
-        popped = read.data
         m.d.comb += [
-            write.data.destination.eq(controller.destination), write.data.address.eq(controller.address),
-            write.en.eq(controller.result), read.en.eq(1),
-            activation.bounds.eq(popped.destination.bounds),
+            write.data.eq(controller.destination), write.en.eq(controller.result), read.en.eq(1),
+            activation.bounds.eq(read.data.bounds),
         ]  # fmt: skip
-        valid = delay(m, "valid", at_activation, Activation.latency, reset_less=False)
-        late = data.View(shape, delay(m, "destination", popped.as_value(), Activation.latency))
+        made_valid = delay(m, "made_valid", at_activation, Activation.latency, reset_less=False)
+        destination = data.View(layout, delay(m, "destination", read.data.as_value(), Activation.latency))
+        m.d.comb += [self.made_valid.eq(made_valid), self.made.eq(activation.o)]
+        word, valid = self.made, made_valid
+        if config.residual_lanes:
+            m.submodules.residual = residual = self._residual
+            m.d.comb += [
+                residual.fill.eq(self.fill), residual.start.eq(self.start),
+                residual.residual.eq(self.residual), residual.residual_valid.eq(self.residual_valid),
+                residual.i.eq(self.made), residual.valid.eq(made_valid), residual.scale.eq(destination.residual),
+                residual.passed.eq(destination), self.added.eq(residual.added),
+            ]  # fmt: skip
+            word, destination = residual.o, data.View(layout, residual.passed_out)
+            valid = delay(m, "valid", made_valid, ResidualAdder.latency(config), reset_less=False)
         for r in range(WINDOW):
             for c in range(WINDOW):
-                here = (late.destination.row == r) & (late.destination.column == c)
+                here = (destination.row == r) & (destination.column == c)
                 m.d.comb += self.w_en[WINDOW * r + c].eq(valid & here)
         m.d.comb += [
-            self.w_addr.eq(late.address),
-            self.w_data.eq(activation.o),
-            self.row_written.eq(valid & late.destination.row_ends),
-            self.finished.eq(valid & late.destination.program_ends),
+            self.w_addr.eq(destination.address),
+            self.w_data.eq(word),
+            self.row_written.eq(valid & destination.row_ends),
+            self.finished.eq(valid & destination.program_ends),
         ]
         return m

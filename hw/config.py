@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hw.primitives import check_primitives
 
-__all__ = ["BANKS", "TAPS", "WINDOW", "CoreConfig"]
+__all__ = ["BANKS", "TAPS", "WINDOW", "ArrayShape", "CoreConfig"]
 
 #: The window generator looks at WINDOW x WINDOW positions a cycle.
 WINDOW = 3
@@ -14,8 +14,8 @@ TAPS = BANKS = WINDOW * WINDOW
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoreConfig:
-    """Dimensions of a core.
+class ArrayShape:
+    """What decides how tensors become patches and patches results; the rest of a core's dimensions follow.
 
     Parameters
     ----------
@@ -23,6 +23,33 @@ class CoreConfig:
         N: columns of the array, depthwise lanes, requantiser lanes of each, and channels of a feature word.
     words : int
         Feature words in a patch word: a column multiplies K = lanes * words activations a cycle.
+    residual_lanes : int
+        Lanes of the residual adder: a divisor of ``lanes``, or 0 for a core without one.
+    """
+
+    lanes: int
+    words: int
+    residual_lanes: int = 0
+
+    @property
+    def residual_beats(self) -> int:
+        """Cycles that the residual adder takes for a feature word: results to add must be no closer."""
+        return self.lanes // self.residual_lanes if self.residual_lanes else 1
+
+    @property
+    def array_rows(self) -> int:
+        """K, multipliers in a column."""
+        return self.lanes * self.words
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreConfig(ArrayShape):
+    """Dimensions of a core.
+
+    Parameters
+    ----------
+    lanes, words, residual_lanes : int
+        See :class:`ArrayShape`.
     accumulator_bits, depthwise_accumulator_bits : int
         Signed accumulators of the array and of the depthwise engine.
     bias_bits, multiplier_bits, window_bits, depthwise_window_bits : int
@@ -34,12 +61,14 @@ class CoreConfig:
         multipliers, in the depthwise weights, in the depthwise engine's biases and multipliers.
     window_program_depth, array_program_depth : int
         Job words of the two sequencers.
+    max_pool : bool
+        Whether the depthwise engine can also take maxima.
+    residual_scale_depth, residual_window_bits : int
+        The residual adder's sets of parameters, the first of which is never used, and its requantisers' window.
     primitives : str
         ``portable`` or ``ecp5``.
     """
 
-    lanes: int
-    words: int
     accumulator_bits: int
     depthwise_accumulator_bits: int
     bias_bits: int
@@ -55,12 +84,17 @@ class CoreConfig:
     depthwise_scale_depth: int
     window_program_depth: int
     array_program_depth: int
+    max_pool: bool = False
+    residual_scale_depth: int = 1
+    residual_window_bits: int = 4
     primitives: str = "portable"
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if name not in ("primitives", "hard_requantisers") and value < 1:
+            if name not in ("primitives", "hard_requantisers", "max_pool", "residual_lanes") and value < 1:
                 raise ValueError(f"{name} must be positive, not {value!r}")
+        if self.residual_lanes and (self.residual_lanes < 0 or self.lanes % self.residual_lanes):
+            raise ValueError(f"residual_lanes must divide {self.lanes} lanes, not {self.residual_lanes}")
         if not 0 <= self.hard_requantisers <= self.requantisers:
             raise ValueError(f"hard_requantisers must be in 0..{self.requantisers}, not {self.hard_requantisers}")
         if self.patch_depth & (self.patch_depth - 1):
@@ -73,9 +107,9 @@ class CoreConfig:
         return 2 * self.lanes
 
     @property
-    def array_rows(self) -> int:
-        """K, multipliers in a column."""
-        return self.lanes * self.words
+    def residual_depth(self) -> int:
+        """Words of the residual buffer: what the patch buffer's credits allow, and what waits for its sums beyond."""
+        return 2 * self.patch_depth
 
     @property
     def word_bits(self) -> int:

@@ -17,6 +17,8 @@ from hw.jobs import WindowMode, array_job, window_job_bits
 from hw.memory import SLICE_BITS, slices_of
 from hw.patch import PatchBuffer
 from hw.program import Sequencer
+from hw.requantise import Requantiser
+from hw.residual import residual_memories
 from hw.window import WindowGenerator
 
 __all__ = ["Core", "FilledMemory", "filled_memories"]
@@ -33,7 +35,7 @@ class FilledMemory:
 
 def filled_memories(config: CoreConfig) -> dict[str, FilledMemory]:
     """All memories that the fill bus reaches, by name, with their selects in ascending order."""
-    scale_bits = config.multiplier_bits + 5
+    scale_bits = Requantiser.scale_bits(config.multiplier_bits)
     lanes = config.lanes
     shapes = {f"features_{n}": (config.word_bits, config.feature_depth) for n in range(BANKS)}
     shapes |= {
@@ -47,6 +49,8 @@ def filled_memories(config: CoreConfig) -> dict[str, FilledMemory]:
         shapes[f"weights_{n}"] = (8 * config.array_rows, config.weight_depth)
         shapes[f"bias_{n}"] = (config.bias_bits, config.scale_depth)
         shapes[f"scale_{n}"] = (scale_bits, config.scale_depth)
+    if config.residual_lanes:
+        shapes |= residual_memories(config)
     memories, select = {}, 0
     for name, (width, depth) in shapes.items():
         memories[name] = FilledMemory(width, depth, select)
@@ -58,8 +62,8 @@ class Core(wiring.Component):
     """A network's accelerator.
 
     ``i`` and ``o`` are the host port's byte streams: see :class:`hw.host.HostPort`. The ``trace`` outputs show every
-    feature word that the array writes and every word that the depthwise engine passes on, for whoever compares them
-    with the golden model; a board leaves them open.
+    word that the array makes, that the depthwise engine passes on, and that the residual adder makes of the array's,
+    for whoever compares them with the golden model; a board leaves them open.
 
     Parameters
     ----------
@@ -83,6 +87,8 @@ class Core(wiring.Component):
                 "trace_array": Out(config.word_bits),
                 "trace_depthwise_valid": Out(1),
                 "trace_depthwise": Out(config.word_bits),
+                "trace_residual_valid": Out(1),
+                "trace_residual": Out(config.word_bits),
                 "trace_running": Out(1),
             }
         )
@@ -148,14 +154,16 @@ class Core(wiring.Component):
             depthwise.first.eq(window.control.first), depthwise.last.eq(window.control.last),
             depthwise.end.eq(window.control.end), depthwise.bounds.eq(window.bounds),
             depthwise.coefficient.eq(window.coefficient), depthwise.scale.eq(window.scale),
+            *([depthwise.maximum.eq(window.layer.maximum)] if config.max_pool else []),
             gather.window.eq(window.window), gather.valid.eq(window.valid & as_is),
             gather.control.eq(window.control), gather.mode.eq(window.layer.mode),
             gather.channels.eq(window.layer.channels),
         ]  # fmt: skip
-        valid = Signal()
+        valid, residual_valid = Signal(), Signal()
         taken = Signal(data.StructLayout({"data": 8 * config.array_rows, "full": 1, "end": 1}), reset_less=True)
         m.d.sync += [
-            valid.eq(gather.o_valid | depthwise.o_valid),
+            valid.eq(depthwise.o_valid | gather.o_valid & (window.layer.mode != WindowMode.RESIDUAL)),
+            residual_valid.eq(gather.o_valid & (window.layer.mode == WindowMode.RESIDUAL)),
             taken.data.eq(Mux(as_is, gather.o, depthwise.o.as_value())),
             taken.full.eq(window.layer.mode == WindowMode.NARROW),
             taken.end.eq(Mux(as_is, gather.o_end, depthwise.o_end)),
@@ -168,6 +176,7 @@ class Core(wiring.Component):
         m.d.comb += [
             patch.valid.eq(valid), patch.data.eq(taken.data), patch.full.eq(taken.full), patch.end.eq(taken.end),
             patch.r_addr.eq(array.patch), array.x.eq(patch.r_data),
+            array.residual.eq(taken.data), array.residual_valid.eq(residual_valid),
             array.arrived.eq(patch.arrived), window.freed.eq(array.freed), window.rows_written.eq(rows_written),
         ]  # fmt: skip
 
@@ -176,8 +185,9 @@ class Core(wiring.Component):
         m.d.sync += running.eq((running | host.start) & ~finished)
         m.d.comb += [
             host.finished.eq(finished),
-            self.trace_array_valid.eq(array.w_en.any()), self.trace_array.eq(array.w_data),
+            self.trace_array_valid.eq(array.made_valid), self.trace_array.eq(array.made),
             self.trace_depthwise_valid.eq(depthwise.o_valid), self.trace_depthwise.eq(depthwise.o),
+            self.trace_residual_valid.eq(array.added), self.trace_residual.eq(array.w_data),
             self.trace_running.eq(running),
         ]  # fmt: skip
         return m

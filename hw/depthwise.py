@@ -1,13 +1,13 @@
 """Depthwise engine: one window of several channels a cycle, requantised."""
 
-from amaranth import Cat, Module, Signal, signed
+from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import TAPS, CoreConfig
 from hw.delay import delay
 from hw.memory import FillMemory, FillWord
-from hw.primitives import adder_tree, check_primitives, gated_add
+from hw.primitives import adder_tree, check_primitives, gated_add, tree
 from hw.requantise import Activation, ActivationBounds, Requantiser
 
 __all__ = ["DepthwiseEngine", "DepthwiseLane", "FabricMultiplier"]
@@ -52,12 +52,15 @@ class DepthwiseLane(wiring.Component):
     """Nine products of one channel, summed, and accumulated over the windows that cover the kernel.
 
     ``acc`` holds the sum of ``window * weights`` from the window flagged ``first`` on, :attr:`latency` cycles later.
-    One window a cycle, no stall, no reset.
+    While ``maximum`` is set it is twice the greatest of the windows' values instead. One window a cycle, no stall, no
+    reset.
 
     Parameters
     ----------
     accumulator_bits : int
         Width of ``acc``; whoever sizes it vouches that no sum leaves it.
+    max_pool : bool
+        Whether there is a ``maximum``.
     primitives : str
         ``portable`` or ``ecp5``.
     """
@@ -65,13 +68,14 @@ class DepthwiseLane(wiring.Component):
     _tree_levels = (TAPS - 1).bit_length()
     latency = FabricMultiplier.latency + _tree_levels + 1
 
-    def __init__(self, *, accumulator_bits, primitives):
-        self._primitives = primitives
+    def __init__(self, *, accumulator_bits, max_pool=False, primitives):
+        self._max_pool, self._primitives = max_pool, primitives
         super().__init__(
             {
                 "window": In(data.ArrayLayout(signed(8), TAPS)),
                 "weights": In(data.ArrayLayout(signed(8), TAPS)),
                 "first": In(1),
+                "maximum": In(1),
                 "acc": Out(signed(accumulator_bits)),
             }
         )
@@ -85,18 +89,30 @@ class DepthwiseLane(wiring.Component):
             products.append(multiplier.p)
         total, levels = adder_tree(m, "sum", products)
         first = delay(m, "first", self.first, FabricMultiplier.latency + levels)
-        base = Signal.like(self.acc)
+        base, following = Signal.like(self.acc), Signal.like(self.acc)
         with m.If(~first):
             m.d.comb += base.eq(self.acc)
-        m.d.sync += self.acc.eq(base + total)
+        m.d.comb += following.eq(base + total)
+        if self._max_pool:
+            greatest, levels = tree(m, "greatest", [self.window[tap] for tap in range(TAPS)], _greater)
+            greatest = delay(m, "greatest", greatest, self.latency - 1 - levels)
+            twice = Cat(Const(0, 1), greatest).as_signed()
+            with m.If(self.maximum):
+                m.d.comb += following.eq(Mux(first | (twice > self.acc), twice, self.acc))
+        m.d.sync += self.acc.eq(following)
         return m
+
+
+def _greater(a, b):
+    return Mux(a > b, a, b)
 
 
 class DepthwiseEngine(wiring.Component):
     """``o``: a depthwise convolution (or a pool, whose weights are all alike) of ``lanes`` channels, requantised.
 
     Takes a window of every lane a cycle. The windows that cover a kernel come one after another, framed by ``first``
-    and ``last``; a result is valid :meth:`latency` cycles after the last. ``coefficient`` and ``scale`` are addresses,
+    and ``last``; a result is valid :meth:`latency` cycles after the last. ``maximum``, which stays while windows are on
+    their way, takes their greatest value in place of the sum of products. ``coefficient`` and ``scale`` are addresses,
     given :attr:`lead` cycles before their window. No stall; ``o_valid`` is 0 after reset.
 
     Golden model: ``sim.golden.run_layer`` for ``depthwise_conv2d``, ``average_pool2d`` and ``mean``.
@@ -130,6 +146,7 @@ class DepthwiseEngine(wiring.Component):
                 "first": In(1),
                 "last": In(1),
                 "end": In(1),
+                "maximum": In(1),
                 "coefficient": In(range(config.coefficient_depth)),
                 "scale": In(range(config.depthwise_scale_depth)),
                 "bounds": In(ActivationBounds),
@@ -159,7 +176,7 @@ class DepthwiseEngine(wiring.Component):
             select=self._select["depthwise_bias"], init=self._init.get("depthwise_bias", ()),
             primitives=config.primitives,
         )  # fmt: skip
-        scale_bits = config.multiplier_bits + 5
+        scale_bits = Requantiser.scale_bits(config.multiplier_bits)
         m.submodules.scale = scale = FillMemory(
             width=scale_bits * lanes, depth=config.depthwise_scale_depth,
             select=self._select["depthwise_scale"], init=self._init.get("depthwise_scale", ()),
@@ -177,11 +194,12 @@ class DepthwiseEngine(wiring.Component):
         for n, requantiser in enumerate(self._requantisers):
             m.submodules[f"requantiser_{n}"] = requantiser
             lane = m.submodules[f"lane_{n}"] = DepthwiseLane(
-                accumulator_bits=config.depthwise_accumulator_bits, primitives=config.primitives
-            )
+                accumulator_bits=config.depthwise_accumulator_bits, max_pool=config.max_pool,
+                primitives=config.primitives,
+            )  # fmt: skip
             m.d.comb += [lane.window[tap].eq(self.window[tap][n]) for tap in range(TAPS)]
             m.d.comb += [
-                lane.weights.eq(weights[n]), lane.first.eq(self.first),
+                lane.weights.eq(weights[n]), lane.first.eq(self.first), lane.maximum.eq(self.maximum),
                 requantiser.acc.eq(lane.acc),
                 requantiser.bias.eq(bias.r_data[n * config.bias_bits :][: config.bias_bits]),
                 Cat(requantiser.multiplier, requantiser.shift).eq(scale.r_data[n * scale_bits :][:scale_bits]),

@@ -13,7 +13,7 @@ __all__ = ["FeatureMemory"]
 class FeatureMemory(wiring.Component):
     """Nine banks of feature words; which holds what is ``gen.layout``'s to say.
 
-    Every bank reads an address of its own: ``r_data`` is word ``r_addr`` of two cycles before. The array writes whole
+    Every bank reads an address of its own: ``r_data`` is word ``r_addr`` of three cycles before. The array writes whole
     words into the banks that ``w_en`` names, the host slices of them over the fill bus while the array rests; either
     can be read from two cycles later on. Reads of a word that is being written are undefined. No stall, no reset.
 

@@ -21,11 +21,15 @@ class JobKind(enum.Enum, shape=2):
 
 
 class WindowMode(enum.Enum, shape=2):
-    """What becomes of a window: products and sums per channel, its taps one after another, or its bytes packed."""
+    """What becomes of a window: products and sums per channel, its taps one after another, or its bytes packed.
+
+    RESIDUAL is WIDE, but for the residual adder: its words pass by the patch buffer.
+    """
 
     DEPTHWISE = 0
     WIDE = 1
     NARROW = 2
+    RESIDUAL = 3
 
 
 def _index(depth):
@@ -44,6 +48,7 @@ def layer_job(config: CoreConfig) -> data.StructLayout:
             "groups": 9,  # channel groups of a pixel
             "tiles_x": 4,  # windows side by side that cover the kernel
             "tiles_y": 4,
+            "still": 1,  # whether the windows side by side are all the same one
             "stride": 1,  # across
             "width": 10,  # of the source tensor, not less one
             "height": 10,
@@ -54,10 +59,11 @@ def layer_job(config: CoreConfig) -> data.StructLayout:
             "column_pitch": address,  # words from a group of three columns to the next
             "row_pitch": address,  # words from a group of three rows to the next
             "pad": signed(8),
-            "patch_words": 9,  # not less one
+            "patch_words": _index(config.patch_depth),  # of a pixel, not less one
             "coefficients": _index(config.coefficient_depth),
             "scales": _index(config.depthwise_scale_depth),
             "bounds": ActivationBounds,
+            **({"maximum": 1} if config.max_pool else {}),  # of the window, in place of products and sums
         }
     )
 
@@ -81,19 +87,29 @@ def window_job_bits(config: CoreConfig) -> int:
     return max(layer_job(config).size, row_job(config).size)
 
 
+def _residual_fields(config):
+    return {
+        "residual": _index(config.residual_scale_depth),  # the residual adder's parameters; 0: nothing added
+        "idle": _index(config.residual_beats),  # how many of a sum's last words are nothing, so that results lie apart
+    }
+
+
 def array_job(config: CoreConfig) -> data.StructLayout:
     """One row of results, for the array and for what writes them."""
     return data.StructLayout(
         {
             "pixels": 10,
-            "words": 8,  # patch words of a pixel
+            "words": _index(config.patch_depth // 2),  # of a sum: a pixel's patch words, two of which the buffer holds
+            "freed": _index(config.patch_depth),  # what the window generator gets back for a pixel, not less one
             "groups": 9,  # output groups
             "weights": _index(config.weight_depth),
             "scales": _index(config.scale_depth),
             "address": config.address_bits,  # of the row's first word
             "column_pitch": config.address_bits,
             "row_residue": 2,
+            "column_residue": 2,  # of the first pixel
             "last": 1,  # of the inference
             "bounds": ActivationBounds,
+            **(_residual_fields(config) if config.residual_lanes else {}),
         }
     )

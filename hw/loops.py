@@ -8,8 +8,8 @@ __all__ = ["Loop"]
 class Loop:
     """A counter that runs ``limit + 1`` times and starts over.
 
-    ``last`` is a register: whether this is the loop's last round. Outer loops advance when all inner ones are in their
-    last round and advance.
+    ``left`` counts the rounds to come; ``last`` is a register: whether this is the last one. Outer loops advance when
+    all inner ones are in their last round and advance.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class Loop:
     def __init__(self, m: Module, name, *, limit, load, load_limit, advance):
         self.last = Signal(name=f"{name}_last")
         self.ends = Signal(name=f"{name}_ends")
-        left = Signal(limit.shape(), name=f"{name}_left")
+        self.left = left = Signal(limit.shape(), name=f"{name}_left")
         m.d.comb += self.ends.eq(advance & self.last)
         with m.If(load):
             m.d.sync += [left.eq(load_limit), self.last.eq(load_limit == 0)]

@@ -4,7 +4,7 @@ from amaranth import Cat, Const, Module, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.delay import delay
+from hw.delay import copies, delay
 from hw.primitives import BLOCK_RAM_WIDTHS, BlockRam, RegisteredMemory, ram_ports
 
 __all__ = ["SLICE_BITS", "FillMemory", "FillWord", "Ram", "block_depths", "slices_of"]
@@ -64,8 +64,8 @@ def _check(width, depth, init):
 class Ram(wiring.Component):
     """Words of any width and number, with a port to write and one to read: block RAMs, and LUT RAM for a few words.
 
-    ``r_data`` is word ``r_addr`` of two cycles before. Writes pass a register: a read finds them two cycles later, and
-    is undefined one cycle later. No stall, no reset.
+    ``r_data`` is word ``r_addr`` of three cycles before: a register follows the selection between blocks. Writes pass a
+    register: a read finds them two cycles later, and is undefined one cycle later. No stall, no reset.
 
     Parameters
     ----------
@@ -73,19 +73,17 @@ class Ram(wiring.Component):
         Word width in bits, number of words.
     init : sequence of int
         First words; the rest is 0.
-    registered : bool
-        Whether a register follows the selection between blocks: a cycle more, a higher clock.
     primitives : str
         ``portable`` or ``ecp5``.
     """
 
-    #: Cycles from ``r_addr`` to ``r_data``, without the additional register.
-    latency = BlockRam.latency
+    #: Cycles from ``r_addr`` to ``r_data``.
+    latency = BlockRam.latency + 1
 
-    def __init__(self, *, width, depth, init=(), registered=False, primitives):
+    def __init__(self, *, width, depth, init=(), primitives):
         _check(width, depth, init)
         self.width, self.depth = width, depth
-        self._init, self._registered, self._primitives = list(init), registered, primitives
+        self._init, self._primitives = list(init), primitives
         super().__init__(ram_ports(width, depth))
 
     def elaborate(self, platform):
@@ -113,22 +111,22 @@ class Ram(wiring.Component):
                 ]  # fmt: skip
                 words.append(part.r_data)
             # Compared before the delay: fewer bits to keep, and none that a neighbour keeps as well.
-            reached = Const(1) if number == 0 else delay(m, f"reached_{number}", self.r_addr >= first, Ram.latency)
+            reached = Const(1) if number == 0 else delay(m, f"reached_{number}", self.r_addr >= first, BlockRam.latency)
             with m.If(reached):
                 m.d.comb += chosen.eq(Cat(words))
             first += depth
-        m.d.comb += self.r_data.eq(delay(m, "chosen", chosen, int(self._registered)))
+        m.d.sync += self.r_data.eq(chosen)
         return m
 
 
 class FillMemory(wiring.Component):
     """A :class:`Ram` that one engine reads and the host writes, over the fill bus, in slices of 36 bits.
 
-    Latency, ``registered`` and ``init`` are the Ram's.
+    Latency and ``init`` are the Ram's.
 
     Parameters
     ----------
-    width, depth, init, registered, primitives
+    width, depth, init, primitives
         As :class:`Ram`.
     select : int
         Number of the first slice; the memory answers to ``slices_of(width)`` of them.
@@ -136,20 +134,21 @@ class FillMemory(wiring.Component):
 
     latency = Ram.latency
 
-    def __init__(self, *, width, depth, select, init=(), registered=False, primitives):
+    def __init__(self, *, width, depth, select, init=(), primitives):
         _check(width, depth, init)
         self.width, self.depth, self.select = width, depth, select
-        self._init, self._registered, self._primitives = list(init), registered, primitives
+        self._init, self._primitives = list(init), primitives
         super().__init__({"fill": In(FillWord), "r_addr": In(range(depth)), "r_data": Out(width)})
 
     def elaborate(self, platform):
         m = Module()
-        fill = self.fill
+        # A copy of its own, so that no register drives memories all over the die.
+        (fill,) = copies(m, "fill", self.fill, 1)
         for n in range(slices_of(self.width)):
             low = n * SLICE_BITS
             width = min(SLICE_BITS, self.width - low)
             ram = m.submodules[f"slice_{n}"] = Ram(
-                width=width, depth=self.depth, registered=self._registered, primitives=self._primitives,
+                width=width, depth=self.depth, primitives=self._primitives,
                 init=[word >> low & (1 << width) - 1 for word in self._init],
             )  # fmt: skip
             m.d.comb += [

@@ -16,7 +16,7 @@ class PatchBuffer(wiring.Component):
     A write is either one feature word, which joins the ones before it until a patch word is full, or (``full``) a
     whole patch word. ``end`` closes the patch: what is left of its last word is not written, and meets weights of 0.
     ``arrived`` pulses when a patch is complete; it may be read from the next cycle on. ``r_data`` is word ``r_addr``
-    of two cycles before. There is no flow control here: the writer reserves room, the reader counts arrivals.
+    of three cycles before. There is no flow control here: the writer reserves room, the reader counts arrivals.
 
     Parameters
     ----------

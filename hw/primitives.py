@@ -21,6 +21,7 @@ __all__ = [
     "adder_tree",
     "gated_add",
     "ram_ports",
+    "tree",
 ]
 
 PRIMITIVES = ("portable", "ecp5")
@@ -215,13 +216,13 @@ def gated_add(m, name, a, x, b, y, *, width, primitives, subtract=False):
     return total
 
 
-def adder_tree(m, name, operands):
-    """Sum signed ``operands`` pairwise, a register after every level.
+def tree(m, name, operands, combine):
+    """Combine signed ``operands`` pairwise, a register after every level.
 
     Returns
     -------
     (Signal, int)
-        The sum, wide enough never to overflow, and its latency in cycles: the logarithm of the number of operands,
+        What ``combine`` makes of all of them, and its latency in cycles: the logarithm of the number of operands,
         rounded up. Registers have no reset.
     """
     level = 0
@@ -230,8 +231,13 @@ def adder_tree(m, name, operands):
         pairs = [operands[i : i + 2] for i in range(0, len(operands), 2)]
         operands = []
         for index, pair in enumerate(pairs):
-            shape = sum(pair[1:], pair[0]).shape() if len(pair) == 2 else pair[0].shape()
-            total = Signal(shape, name=f"{name}_{level}_{index}", reset_less=True)
-            m.d.sync += total.eq(sum(pair[1:], pair[0]))
-            operands.append(total)
+            value = combine(*pair) if len(pair) == 2 else pair[0]
+            register = Signal(value.shape(), name=f"{name}_{level}_{index}", reset_less=True)
+            m.d.sync += register.eq(value)
+            operands.append(register)
     return operands[0], level
+
+
+def adder_tree(m, name, operands):
+    """:func:`tree` of sums, wide enough never to overflow."""
+    return tree(m, name, operands, lambda a, b: a + b)

@@ -7,13 +7,15 @@ from amaranth.lib.wiring import In, Out
 from hw.delay import delay
 from hw.primitives import Multiplier, check_primitives, gated_add
 
-__all__ = ["Activation", "ActivationBounds", "Requantiser"]
+__all__ = ["ROUNDED_BITS", "Activation", "ActivationBounds", "Requantiser"]
 
 #: Bits of the saturated sum, its top ones, and of each half of the multiplier that a hardware multiplier takes.
 _HARD_BITS, _HALF_BITS = 18, 17
 
 #: Half a unit of the output is the last bit of the shifter; anything that leaves 11 bits there is clamped anyway.
-_SHIFTED_BITS = 11
+ROUNDED_BITS = 11
+
+_SHIFT_BITS = 5
 
 
 class ActivationBounds(data.Struct):
@@ -25,11 +27,11 @@ class ActivationBounds(data.Struct):
 
 
 class Requantiser(wiring.Component):
-    """``o = round(round((acc + bias) * multiplier / 2**31) / 2**shift)``, rounded twice as TFLite does.
+    """``o = round(round((acc + bias) * multiplier / 2**point) / 2**shift)``, rounded twice as TFLite does.
 
     The inner rounding takes halves up, the outer one away from zero. Golden model:
-    ``sim.golden.multiply_by_quantized_multiplier``. ``o`` saturates to -512..512, which no int8 output can tell from
-    the true value: :class:`Activation` follows.
+    ``sim.golden.multiply_by_quantized_multiplier``. With the usual eleven bits ``o`` saturates to -512..512, which no
+    int8 output can tell from the true value: :class:`Activation` follows.
 
     ``bias`` belongs to the ``acc`` of the same cycle; ``multiplier`` and ``shift`` are taken two cycles later, when
     the sum has been saturated. Latency :meth:`latency` cycles, one result a cycle, no stall, no reset.
@@ -48,6 +50,10 @@ class Requantiser(wiring.Component):
         up to :attr:`hard_multiplier_bits`.
     primitives : str
         ``portable`` or ``ecp5``.
+    point : int
+        TFLite's 31, or less where the sum stands for a multiple of a power of two.
+    output_bits : int
+        Width of ``o``.
     """
 
     hard_multipliers, hard_multiplier_bits = 2, 2 * _HALF_BITS
@@ -55,7 +61,8 @@ class Requantiser(wiring.Component):
     #: Cycles from ``acc`` to the moment its multiplier and shift are taken.
     scale_delay = 2
 
-    def __init__(self, *, accumulator_bits, bias_bits, window_bits, multiplier_bits, hard, primitives):
+    def __init__(self, *, accumulator_bits, bias_bits, window_bits, multiplier_bits, hard, primitives,
+                 point=31, output_bits=ROUNDED_BITS):  # fmt: skip
         if window_bits % 2 or not 4 <= window_bits <= 32:
             raise ValueError(f"window_bits must be even and in 4..32, not {window_bits}")
         if multiplier_bits < 31:
@@ -64,15 +71,21 @@ class Requantiser(wiring.Component):
             raise ValueError(f"multiplier_bits must be at most {self.hard_multiplier_bits}, not {multiplier_bits}")
         check_primitives(primitives)
         self._window_bits, self._hard, self._primitives = window_bits, hard, primitives
+        self._point, self._output_bits = point, output_bits
         super().__init__(
             {
                 "acc": In(signed(accumulator_bits)),
                 "bias": In(signed(bias_bits)),
                 "multiplier": In(multiplier_bits),
-                "shift": In(5),
-                "o": Out(signed(_SHIFTED_BITS)),
+                "shift": In(_SHIFT_BITS),
+                "o": Out(signed(output_bits)),
             }
         )
+
+    @staticmethod
+    def scale_bits(multiplier_bits) -> int:
+        """Width of a multiplier with its shift above it, as memories hold them."""
+        return multiplier_bits + _SHIFT_BITS
 
     @classmethod
     def latency(cls, window_bits) -> int:
@@ -95,16 +108,16 @@ class Requantiser(wiring.Component):
 
         product = self._product(m, x)
         shift = delay(m, "shift", self.shift, self._product_latency(window))
-        doubled = Cat(Const(0, 1), product[31:]).as_signed()
+        doubled = Cat(Const(0, 1), product[self._point :]).as_signed()
         coarse = Signal(doubled.shape(), reset_less=True)
         fine = Signal(doubled.shape(), reset_less=True)
         low = Signal(3, reset_less=True)
-        clipped = Signal(signed(_SHIFTED_BITS), reset_less=True)
+        clipped = Signal(signed(self._output_bits), reset_less=True)
         m.d.sync += [
             coarse.eq(doubled >> (shift & 0b11000)),
             low.eq(shift),
             fine.eq(coarse >> low),
-            clipped.eq(_saturate(m, fine, _SHIFTED_BITS, "clipped")),
+            clipped.eq(_saturate(m, fine, self._output_bits, "clipped")),
             self.o.eq((clipped >> 1) + clipped[:1]),
         ]
         return m
@@ -125,11 +138,11 @@ class Requantiser(wiring.Component):
             operand = Signal(signed(width), name=f"product_{bit}", reset_less=True)
             m.d.sync += operand.eq(row)
             operands.append((operand, bit))
-        # Adds 2**30, which rounds half up, or 2**30 - 2**31 for a negative x, which makes the later rounding of
-        # halves upward a rounding away from zero; where nothing is shifted out there is no later rounding.
+        # Adds a half, which rounds half up, or takes it away for a negative x, which makes the later rounding of halves
+        # upward a rounding away from zero; where nothing is shifted out there is no later rounding.
         nudge = Signal(signed(2), init=1, reset_less=True)
         m.d.sync += nudge[1].eq(x[-1] & (self.shift != 0))
-        operands.append((nudge, 30))
+        operands.append((nudge, self._point - 1))
         (product, exponent), levels = _weighted_sum(m, "soft", operands)
         latency = 1 + levels
         if self._hard:
@@ -198,7 +211,7 @@ class Activation(wiring.Component):
     def __init__(self, *, lanes):
         super().__init__(
             {
-                "i": In(data.ArrayLayout(signed(_SHIFTED_BITS), lanes)),
+                "i": In(data.ArrayLayout(signed(ROUNDED_BITS), lanes)),
                 "bounds": In(ActivationBounds),
                 "o": Out(data.ArrayLayout(signed(8), lanes)),
             }
@@ -210,7 +223,7 @@ class Activation(wiring.Component):
         bounds = Signal(ActivationBounds, reset_less=True)
         m.d.sync += bounds.eq(self.bounds)
         for lane in range(self._lanes):
-            moved = Signal(signed(_SHIFTED_BITS + 1), name=f"moved_{lane}", reset_less=True)
+            moved = Signal(signed(ROUNDED_BITS + 1), name=f"moved_{lane}", reset_less=True)
             m.d.sync += moved.eq(self.i[lane] + self.bounds.zero_point)
             with m.If(moved < bounds.lo):
                 m.d.sync += self.o[lane].eq(bounds.lo)

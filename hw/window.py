@@ -51,7 +51,7 @@ class WindowGenerator(wiring.Component):
                 "start": In(1),
                 "jobs": In(stream.Signature(window_job_bits(config))),
                 "rows_written": In(16),
-                "freed": In(9),
+                "freed": In(range(config.patch_depth + 1)),
                 "r_addr": Out(data.ArrayLayout(config.address_bits, BANKS)),
                 "r_data": In(data.ArrayLayout(config.word_bits, BANKS)),
                 "peek": In(1),
@@ -167,7 +167,7 @@ class WindowGenerator(wiring.Component):
             ]  # fmt: skip
         with m.Elif(line):
             m.d.sync += [x.eq(x_pixel), base.eq(base_pixel)]
-        with m.Elif(tile):
+        with m.Elif(tile & ~layer.still):
             m.d.sync += [x.eq(x + WINDOW), base.eq(base + layer.column_pitch)]
         # ... down ...
         y = Signal(signed(11))

@@ -14,6 +14,9 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
 
+#: Engines whose words are traced, by the names of the core's ports.
+ENGINES = ("depthwise", "array", "residual")
+
 
 @cocotb.test()
 async def play(dut):
@@ -24,13 +27,15 @@ async def play(dut):
     stall, rng = float(script["stall"]), random.Random(int(script["seed"]))
     frames = script["frames"].tobytes()
     sizes, reply_sizes = script["frame_sizes"].tolist(), script["reply_sizes"].tolist()
-    replies, array, depthwise, running = bytearray(), [], [], []
+    replies, running = bytearray(), []
+    words = {engine: [] for engine in ENGINES}
 
     clk = dut.clk
     i_payload, i_valid, i_ready = dut.i__payload, dut.i__valid, dut.i__ready
     o_payload, o_valid, o_ready = dut.o__payload, dut.o__valid, dut.o__ready
-    array_valid, array_data = dut.trace_array_valid, dut.trace_array
-    depthwise_valid, depthwise_data = dut.trace_depthwise_valid, dut.trace_depthwise
+    traces = [
+        (getattr(dut, f"trace_{engine}_valid"), getattr(dut, f"trace_{engine}"), words[engine]) for engine in ENGINES
+    ]
     is_running = dut.trace_running
     for signal in (i_payload, i_valid, o_ready):
         signal.value = 0
@@ -63,10 +68,9 @@ async def play(dut):
                 received, quiet = received + 1, 0
             if is_running.value == 1:
                 active += 1
-                if array_valid.value == 1:
-                    array.append(int(array_data.value))
-                if depthwise_valid.value == 1:
-                    depthwise.append(int(depthwise_data.value))
+                for valid, data, made in traces:
+                    if valid.value == 1:
+                        made.append(int(data.value))
             assert quiet < patience, f"frame {number}: nothing for {patience} cycles"
         if active:
             running.append(active)
@@ -74,12 +78,11 @@ async def play(dut):
                 with open(progress, "a") as file:
                     file.write("inference\n")
         i_valid.value = 0
-    width = len(array_data)
+    width = len(dut.trace_array)
     np.savez(
         os.environ["GEN_BENCH_RESULT"],
         replies=np.frombuffer(bytes(replies), np.uint8),
-        array=_bytes(array, width // 8),
-        depthwise=_bytes(depthwise, width // 8),
+        **{engine: _bytes(made, width // 8) for engine, made in words.items()},
         cycles=np.array(running, np.int64),
     )
 

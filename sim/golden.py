@@ -12,16 +12,23 @@ import numpy as np
 from gen.table import WEIGHTED, TableError
 
 __all__ = [
+    "ADDITION_SHIFT",
     "accumulators",
+    "addition_multipliers",
+    "addition_scales",
     "effective_scales",
     "layer_multipliers",
     "multiply_by_quantized_multiplier",
+    "operand_quantizations",
     "quantize_multiplier",
     "run",
     "run_layer",
 ]
 
 INT32_MAX = 2**31 - 1
+
+#: Bits that the operands of ``add`` and ``sub`` are shifted left by before they are brought to one scale.
+ADDITION_SHIFT = 20
 
 
 def quantize_multiplier(real):
@@ -68,13 +75,17 @@ def _rounding_shift_right(x, exponent):
 
 
 def effective_scales(table, layer):
-    """Real factor from accumulator to output of a weighted layer: float64 (C_out,).
+    """Real factor from accumulator to output: float64, (C_out,) of a weighted layer, (1,) of a ``mul``.
 
-    A fully connected layer with one weight scale multiplies the two scales in float32, every other layer in double.
+    A fully connected layer with one weight scale multiplies the two scales in float32, every other weighted layer in
+    double. A ``mul`` both multiplies and divides in float32.
 
     Source: PopulateConvolutionQuantizationParams and GetQuantizedConvolutionMultipler,
-    tensorflow/lite/kernels/kernel_util.cc.
+    tensorflow/lite/kernels/kernel_util.cc; Prepare, tensorflow/lite/kernels/mul.cc.
     """
+    if layer.operator == "mul":
+        first, second = (np.float32(operand.scale) for operand in operand_quantizations(table, layer))
+        return np.array([first * second / np.float32(layer.output.quantization.scale)], np.float64)
     source = np.float32(table.source(layer).quantization.scale)
     scales = layer.weight_scales
     if layer.operator == "fully_connected" and scales.size == 1:
@@ -87,9 +98,9 @@ def effective_scales(table, layer):
 def layer_multipliers(table, layer):
     """Quantised multipliers and shifts that bring a layer's accumulators to its output: two int64 arrays.
 
-    (C_out,) for the weighted operators, (1,) for ``mean``, whose multiplier holds the division by the number of
-    pixels N: with (m, shift) for s_in / s_out and k = min(floor(log2 N), 32, 31 + shift) it is
-    ((m << k) / N, shift - k).
+    (C_out,) for the weighted operators, (1,) for ``mul``, whose accumulators are the products of its operands, and
+    (1,) for ``mean``, whose multiplier holds the division by the number of pixels N: with (m, shift) for s_in / s_out
+    and k = min(floor(log2 N), 32, 31 + shift) it is ((m << k) / N, shift - k).
 
     Source: QuantizedMeanOrSum, tensorflow/lite/kernels/internal/reference/reduce.h.
 
@@ -98,7 +109,7 @@ def layer_multipliers(table, layer):
     TableError
         If the layer's operator has no multipliers.
     """
-    if layer.operator in WEIGHTED:
+    if layer.operator in (*WEIGHTED, "mul"):
         return quantize_multiplier(effective_scales(table, layer))
     if layer.operator != "mean":
         raise TableError(f"{layer.name}: a {layer.operator} has no multipliers")
@@ -107,6 +118,34 @@ def layer_multipliers(table, layer):
     pixels = source.size // source.shape[-1]
     k = min(pixels.bit_length() - 1, 32, 31 + shift)
     return np.array([(m << k) // pixels]), np.array([shift - k])
+
+
+def operand_quantizations(table, layer):
+    """Quantisations of the two operands of an ``add``, ``sub`` or ``mul``, in order."""
+    quantizations = [source.quantization for source in table.sources(layer)]
+    if layer.constant is not None:
+        quantizations.insert(0 if layer.constant_first else 1, layer.constant_quantization)
+    return quantizations
+
+
+def addition_scales(table, layer):
+    """Real factors of an ``add`` or ``sub``: of its first operand, its second, and of their sum; float64 (3,).
+
+    With t twice the operands' greater scale they are s_1 / t, s_2 / t and t / (2**20 * s_out), t and the last
+    denominator in float32, the quotients in double. The kernels take only factors in 0..1, both ends left out.
+
+    Source: Prepare, tensorflow/lite/kernels/add.cc; PrepareGeneralSubOp, tensorflow/lite/kernels/sub.cc.
+    """
+    first, second = (np.float32(operand.scale) for operand in operand_quantizations(table, layer))
+    with np.errstate(over="ignore"):
+        twice = np.float64(np.float32(2) * max(first, second))
+        total = np.float64(np.float32(2**ADDITION_SHIFT) * np.float32(layer.output.quantization.scale))
+    return np.array([first / twice, second / twice, twice / total])
+
+
+def addition_multipliers(table, layer):
+    """Quantised multipliers and shifts of :func:`addition_scales`: two int64 arrays (3,)."""
+    return quantize_multiplier(addition_scales(table, layer))
 
 
 def accumulators(table, layer, x):
@@ -124,9 +163,11 @@ def accumulators(table, layer, x):
         sums = _exact_matmul(patches, weights.reshape(len(weights), -1).T)
     else:
         windows = _windows(x, layer)
+        multiplier = layer.output.shape[-1] // x.shape[-1]
         sums = np.zeros(layer.output.shape, np.int64)
         for row, column in np.ndindex(layer.kernel):
-            sums += windows[..., row, column] * weights[row, column].astype(np.int32)
+            read = np.repeat(windows[..., row, column], multiplier, axis=-1)
+            sums += read * weights[row, column].astype(np.int32)
     return sums.reshape(layer.output.shape) + layer.bias
 
 
@@ -139,10 +180,10 @@ def _exact_matmul(a, b):
     return (a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
 
 
-def _windows(x, layer):
-    """The windows that ``layer`` sees of ``x``, padded with 0: (rows, columns, C, kernel height, kernel width)."""
+def _windows(x, layer, fill=0):
+    """The windows that ``layer`` sees of ``x`` amid ``fill``: (rows, columns, C, kernel height, kernel width)."""
     top, bottom, left, right = layer.padding
-    padded = np.pad(x, ((top, bottom), (left, right), (0, 0)))
+    padded = np.pad(x, ((top, bottom), (left, right), (0, 0)), constant_values=fill)
     windows = np.lib.stride_tricks.sliding_window_view(padded, layer.kernel, axis=(0, 1))
     return windows[:: layer.stride[0], :: layer.stride[1]]
 
@@ -201,10 +242,52 @@ def _average_pool2d(table, layer, x):
     return np.clip(means, *layer.clamp)
 
 
+def _max_pool2d(table, layer, x):
+    """Greatest value of each window; a padded position is the least int8, so it never wins."""
+    return np.clip(_windows(x, layer, fill=-128).max(axis=(-2, -1)), *layer.clamp)
+
+
 def _mean(table, layer, x):
     pixels = x.reshape(-1, x.shape[-1]).astype(np.int64)
     sums = pixels.sum(axis=0) - len(pixels) * table.source(layer).quantization.zero_point
     return _requantize(layer, sums, *layer_multipliers(table, layer))
+
+
+def _operands(table, layer, inputs):
+    """Both operands less their zero points, in order: two int64 arrays."""
+    values = list(inputs)
+    if layer.constant is not None:
+        values.insert(0 if layer.constant_first else 1, layer.constant)
+    pairs = zip(values, operand_quantizations(table, layer), strict=True)
+    return [value.astype(np.int64) - quantization.zero_point for value, quantization in pairs]
+
+
+def _add(table, layer, *inputs):
+    """Sum or difference of both operands, shifted left and brought to twice the greater scale, then to the output's.
+
+    A shifted operand stays below 2**28 and is at least halved, so nothing leaves int32.
+
+    Source: AddFunc, tensorflow/lite/kernels/internal/reference/integer_ops/add.h; SubElementwise, .../reference/sub.h.
+    """
+    m, shift = addition_multipliers(table, layer)
+    first, second = (
+        multiply_by_quantized_multiplier(x << ADDITION_SHIFT, m[i], shift[i])
+        for i, x in enumerate(_operands(table, layer, inputs))
+    )
+    return _requantize(layer, first + second if layer.operator == "add" else first - second, m[2], shift[2])
+
+
+def _mul(table, layer, *inputs):
+    """Product of both operands, rescaled.
+
+    Source: MulElementwise, tensorflow/lite/kernels/internal/reference/integer_ops/mul.h.
+    """
+    first, second = _operands(table, layer, inputs)
+    return _requantize(layer, first * second, *layer_multipliers(table, layer))
+
+
+def _concatenation(table, layer, *inputs):
+    return np.concatenate(inputs, axis=layer.axis)
 
 
 def _pad(table, layer, x):
@@ -307,7 +390,12 @@ OPERATORS = {
     "depthwise_conv2d": _weighted,
     "fully_connected": _weighted,
     "average_pool2d": _average_pool2d,
+    "max_pool2d": _max_pool2d,
     "mean": _mean,
+    "add": _add,
+    "sub": _add,
+    "mul": _mul,
+    "concatenation": _concatenation,
     "pad": _pad,
     "reshape": _reshape,
     "softmax": _softmax,

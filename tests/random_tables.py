@@ -1,8 +1,9 @@
 """Random networks that reach the corners of the int8 arithmetic: a table and an input from a seeded generator.
 
 They witness what trained networks hardly ever do: shifts from -31 to +2, both clamp ends, weights of -128, biases up to
-2**30, every zero point, sizes down to 1x1, kernels that are not square, paddings of every kind. No accumulator, and no
-accumulator shifted left, leaves int32, so the hardware and TFLite's kernels agree on every one.
+2**30, every zero point, sizes down to 1x1, kernels that are not square, paddings of every kind, tensors that several
+layers read. No accumulator, and no accumulator shifted left, leaves int32, so the hardware and TFLite's kernels agree
+on every one.
 """
 
 from dataclasses import dataclass, replace
@@ -15,13 +16,36 @@ from sim.golden import quantize_multiplier
 
 #: What a chain may hold, in an order that makes sense: at the input, in between, behind a pool, at the output.
 INPUT_KINDS = ("quantize_input",)
-FEATURE_KINDS = ("conv2d", "depthwise_conv2d", "pointwise", "pad", "average_pool2d", "quantize")
-POOL_KINDS = ("global_average_pool", "mean")
+FEATURE_KINDS = (
+    "conv2d",
+    "depthwise_conv2d",
+    "pointwise",
+    "pad",
+    "average_pool2d",
+    "quantize",
+    "depthwise_multiplier",
+    "max_pool2d",
+    "residual",
+    "elementwise",
+    "constant_operand",
+    "concatenation",
+)
+POOL_KINDS = ("global_average_pool", "mean", "global_max_pool")
 VECTOR_KINDS = ("reshape", "fully_connected")
 OUTPUT_KINDS = ("softmax", "dequantize", "quantize_output")
 KINDS = INPUT_KINDS + FEATURE_KINDS + POOL_KINDS + VECTOR_KINDS + OUTPUT_KINDS
+#: Those that no engine runs yet.
+AWAITING_ENGINES = (
+    "depthwise_multiplier",
+    "max_pool2d",
+    "residual",
+    "elementwise",
+    "constant_operand",
+    "concatenation",
+    "global_max_pool",
+)
 #: Those that run in the accelerator.
-CORE_KINDS = tuple(kind for kind in KINDS if kind not in (*INPUT_KINDS, "quantize", *OUTPUT_KINDS))
+CORE_KINDS = tuple(kind for kind in KINDS if kind not in (*INPUT_KINDS, "quantize", *OUTPUT_KINDS, *AWAITING_ENGINES))
 
 INT32_MAX = 2**31 - 1
 
@@ -38,6 +62,7 @@ def random_table(
     activations=("none", "relu", "relu6"),
     max_size=13,
     max_channels=40,
+    outputs=1,
     name="random",
 ):
     """A network of random shapes and numbers; the same generator state and options make the same network.
@@ -49,8 +74,11 @@ def random_table(
         The kinds of layer, first to last; None makes :func:`random_chain` choose.
     kinds : sequence of str
         Kinds that a chosen chain may hold, of :data:`KINDS`. Besides operators: ``pointwise``, a 1x1 convolution;
-        ``global_average_pool``, an average pool over all of the feature map; ``quantize_input`` from uint8 or float32,
-        ``quantize_output`` to uint8.
+        ``global_average_pool`` and ``global_max_pool``, over all of the feature map; ``depthwise_multiplier``, a
+        depthwise convolution into two or three times the channels; ``residual``, an ADD of a tensor and what one or
+        two layers make of it; ``elementwise``, an ADD, SUB or MUL with any earlier tensor of the same shape;
+        ``constant_operand``, one with a constant; ``quantize_input`` from uint8 or float32, ``quantize_output`` to
+        uint8.
     layers : int
         Feature map layers of a chosen chain, pools and classifier not counted.
     kernels, strides : sequence of (int, int)
@@ -63,7 +91,9 @@ def random_table(
     max_size : int
         Greatest height and width of the input.
     max_channels : int
-        Greatest number of channels of any tensor.
+        Greatest number of channels of any tensor but a concatenation's or depthwise multiplier's.
+    outputs : int
+        Greatest number of outputs: the last layer's tensor and others.
     name : str
         The table's name.
     """
@@ -74,7 +104,12 @@ def random_table(
     network.begin((int(sizes[0]), int(sizes[1]), network.channels()), quantized=chain[0] != "quantize_input")
     for kind in chain:
         getattr(network, kind)()
-    return Table(name, network.inputs, tuple(network.layers), (network.layers[-1].name,))
+    names = [layer.name for layer in network.layers]
+    chosen = names[-1:]
+    if outputs > 1:
+        others = rng.choice(len(names) - 1, min(outputs, len(names)) - 1, replace=False) if len(names) > 1 else ()
+        chosen = [str(name) for name in rng.permutation([*chosen, *(names[i] for i in others)])]
+    return Table(name, network.inputs, tuple(network.layers), tuple(chosen))
 
 
 def random_chain(rng, *, kinds=KINDS, layers=4):
@@ -94,7 +129,7 @@ def random_chain(rng, *, kinds=KINDS, layers=4):
 
 def mobilenet_chain(rng, blocks):
     """The kinds of a network like MobileNetV1 with ``blocks`` depthwise separable blocks, classifier included."""
-    pool = str(rng.choice(POOL_KINDS))
+    pool = str(rng.choice(["global_average_pool", "mean"]))
     return ("conv2d", *("depthwise_conv2d", "pointwise") * blocks, pool, "fully_connected")
 
 
@@ -135,6 +170,7 @@ class _Network:
             quantization = replace(quantization, zero_point=quantization.zero_point + 128)
         self.name, self.type = "input", TensorType(shape, dtype, quantization)
         self.inputs = {self.name: self.type}
+        self.made = dict(self.inputs) if quantized else {}
 
     def pick(self, choices, p=None):
         return choices[self.rng.choice(len(choices), p=p)]
@@ -157,12 +193,14 @@ class _Network:
         layer = Layer(
             f"{operator}_{len(self.layers)}",
             operator,
-            (self.name,),
+            tuple(fields.pop("inputs", (self.name,))),
             TensorType(tuple(int(size) for size in shape), fields.pop("dtype", "int8"), quantization),
             **fields,
         )
         self.layers.append(layer)
         self.name, self.type = layer.name, layer.output
+        if layer.output.dtype == "int8":
+            self.made[self.name] = self.type
 
     def window(self, kernels=None):
         """Geometry of a layer with a window, as Layer's fields, and its output's height and width.
@@ -184,11 +222,11 @@ class _Network:
         shape = (height - kernel[0]) // stride[0] + 1, (width - kernel[1]) // stride[1] + 1
         return {"kernel": kernel, "stride": stride, "padding": sides}, shape
 
-    def weighted(self, operator, shape, weights_shape, axis, **fields):
+    def weighted(self, operator, shape, weights_shape, axis, quantization=None, **fields):
         """Append a convolution or fully connected layer; ``axis`` of its weights runs over output channels."""
         activation = self.pick(self.activations)
-        quantization = self.quantization(activation)
-        if activation == "relu6" and self.rng.random() < 0.5:
+        given, quantization = quantization, quantization or self.quantization(activation)
+        if given is None and activation == "relu6" and self.rng.random() < 0.5:
             # A range about as wide as ReLU6's, so that its upper end lies inside int8.
             quantization = replace(quantization, scale=float(np.float32(6 / self.rng.uniform(60, 255))))
         channels = shape[-1]
@@ -240,31 +278,110 @@ class _Network:
         channels = self.channels()
         self.weighted("conv2d", (*size, channels), (channels, *fields["kernel"], self.type.shape[-1]), axis=0, **fields)
 
-    def pointwise(self):
-        self.weighted("conv2d", (*self.type.shape[:2], n := self.channels()), (n, 1, 1, self.type.shape[-1]), axis=0)
+    def pointwise(self, channels=None, quantization=None):
+        *size, read = self.type.shape
+        channels = channels or self.channels()
+        self.weighted("conv2d", (*size, channels), (channels, 1, 1, read), axis=0, quantization=quantization)
 
-    def depthwise_conv2d(self):
+    def depthwise_conv2d(self, multiplier=1):
         fields, size = self.window()
-        channels = self.type.shape[-1]
+        channels = self.type.shape[-1] * multiplier
         self.weighted("depthwise_conv2d", (*size, channels), (*fields["kernel"], channels), axis=2, **fields)
+
+    def depthwise_multiplier(self):
+        if self.type.shape[-1] == 1:
+            # The importer makes a convolution of such a one.
+            self.pointwise(channels=2)
+        self.depthwise_conv2d(multiplier=int(self.rng.integers(2, 4)))
+
+    def residual(self):
+        skipped = self.name
+        *size, channels = self.type.shape
+        if self.rng.random() < 0.5:
+            kernel = self.pick(self.kernels)
+            fields = {"kernel": kernel, "padding": same_padding(size, kernel, (1, 1))}
+            self.weighted("depthwise_conv2d", (*size, channels), (*kernel, channels), axis=2, **fields)
+        self.pointwise(channels)
+        self.combine("add", skipped)
+
+    def elementwise(self):
+        fitting = [name for name, tensor in self.made.items() if tensor.shape == self.type.shape]
+        self.combine(self.pick(["add", "sub", "mul"]), self.pick(fitting))
+
+    def combine(self, operator, other):
+        """Append an elementwise operator on the last tensor and the one called ``other``, in any order."""
+        inputs = [(self.name, other), (other, self.name)][self.rng.integers(2)]
+        scales = self.type.quantization.scale, self.made[other].quantization.scale
+        self.add_elementwise(operator, scales, inputs=inputs)
+
+    def constant_operand(self):
+        operator = self.pick(["add", "sub", "mul"])
+        shape = list(self.pick([(), self.type.shape[-1:], self.type.shape, (self.type.shape[0], 1, 1)]))
+        while shape[:1] == [1]:
+            shape.pop(0)
+        quantization = self.near() if self.rng.random() < 0.7 else self.quantization()
+        self.add_elementwise(
+            operator,
+            (self.type.quantization.scale, quantization.scale),
+            constant=self.rng.integers(-128, 128, shape).astype(np.int8),
+            constant_quantization=quantization,
+            constant_first=operator == "sub" and bool(self.rng.integers(2)),
+        )
+
+    def add_elementwise(self, operator, scales, **fields):
+        """Append an ``operator`` on operands of these scales: mostly one whose output uses its range, else extreme."""
+        activation = self.pick(self.activations)
+        # How far outputs reach in units of whole, and the exponents that keep multipliers and int32 in bounds.
+        whole, typical, extreme = {
+            "add": (max(scales), (-1, 2), (-18.9, 12)),
+            "sub": (max(scales), (-1, 2), (-18.9, 12)),
+            "mul": (scales[0] * scales[1], (4, 8), (-14.9, 33)),
+        }[operator]
+        exponent = self.rng.uniform(*typical) if self.rng.random() < 0.75 else self.rng.uniform(*extreme)
+        # LiteRT takes no ReLU6 whose upper end leaves int32.
+        scale = max(whole * 2.0**exponent, 2.0**-28 if activation == "relu6" else 0)
+        quantization = replace(self.quantization(activation), scale=float(np.float32(scale)))
+        clamp = activation_clamp(activation, quantization)
+        self.add(operator, self.type.shape, quantization, activation=activation, clamp=clamp, **fields)
+
+    def concatenation(self):
+        base, (name, tensor) = (self.name, self.type), (self.name, self.type)
+        axis = int(self.rng.integers(3))
+        parts = [name]
+        for _ in range(self.rng.integers(1, 3)):
+            self.name, self.type = base
+            if self.rng.random() < 0.8:
+                self.pointwise(None if axis == 2 else tensor.shape[2], tensor.quantization)
+            if axis < 2 and self.rng.random() < 0.5:
+                sides = [0, 0, 0, 0]
+                sides[2 * axis + self.rng.integers(2)] = int(self.rng.integers(1, 4))
+                self.pad(sides)
+            parts.append(self.name)
+        parts = [parts[i] for i in self.rng.permutation(len(parts))]
+        shape = list(tensor.shape)
+        shape[axis] = sum(self.made[part].shape[axis] for part in parts)
+        self.add("concatenation", shape, tensor.quantization, inputs=parts, axis=axis)
 
     def fully_connected(self):
         channels = self.channels()
         self.weighted("fully_connected", (channels,), (channels, self.type.size), axis=0)
 
     def average_pool2d(self):
-        fields, size = self.window()
-        self.pool(fields, size)
+        self.pool("average_pool2d", *self.window())
+
+    def max_pool2d(self):
+        self.pool("max_pool2d", *self.window())
 
     def global_average_pool(self):
-        self.pool({"kernel": self.type.shape[:2]}, (1, 1))
+        self.pool("average_pool2d", {"kernel": self.type.shape[:2]}, (1, 1))
 
-    def pool(self, fields, size):
+    def global_max_pool(self):
+        self.pool("max_pool2d", {"kernel": self.type.shape[:2]}, (1, 1))
+
+    def pool(self, operator, fields, size):
         activation, quantization = self.pick(self.activations), self.type.quantization
         clamp = activation_clamp(activation, quantization)
-        self.add(
-            "average_pool2d", (*size, self.type.shape[-1]), quantization, activation=activation, clamp=clamp, **fields
-        )
+        self.add(operator, (*size, self.type.shape[-1]), quantization, activation=activation, clamp=clamp, **fields)
 
     def mean(self):
         channels = self.type.shape[-1]
@@ -298,8 +415,8 @@ class _Network:
         self.add("quantize", self.type.shape, quantization, dtype="uint8")
 
     def softmax(self):
-        if self.type.shape[-1] >= 512:
-            # LiteRT 1.2.0 aborts where exponentials sum to 512 or more.
+        if self.type.shape[-1] >= 512 or self.type.quantization.scale <= 2**-26:
+            # LiteRT 1.2.0 aborts where exponentials sum to 512 or more, and takes no finer scale.
             self.fully_connected()
         self.add("softmax", self.type.shape, Quantization(1 / 256, -128))
 

@@ -12,6 +12,7 @@ from ports import drive, packed, simulate, small_config, unpacked
 
 from hw.array import Column, MacArray
 from hw.jobs import array_job
+from hw.patch import PatchBuffer
 from sim.golden import multiply_by_quantized_multiplier
 
 
@@ -115,7 +116,7 @@ async def play(ctx, dut, config, rows, patches, *, seed=0, job_gap=0.0, patch_ga
     """Start ``dut`` and feed it jobs and patches, these into whatever room there is, until it has rested."""
     rng, done = random.Random(seed), Run()
     ring = [rng.getrandbits(8 * config.array_rows) for _ in range(config.patch_depth)]
-    room, tail, reading = config.patch_depth, 0, [0, 0]
+    room, tail, reading = config.patch_depth, 0, [0] * PatchBuffer.latency
     waiting, idle = list(patches), 0
     ctx.set(dut.start, 1)
     ctx.set(dut.jobs.valid, 0)
@@ -144,7 +145,7 @@ async def play(ctx, dut, config, rows, patches, *, seed=0, job_gap=0.0, patch_ga
         ctx.set(dut.jobs.valid, offering)
         ctx.set(dut.jobs.payload, rows[at].encoded(config) if offering else rng.getrandbits(30))
         ctx.set(dut.x, reading[0])
-        reading = [reading[1], ring[ctx.get(dut.patch)]]
+        reading = [*reading[1:], ring[ctx.get(dut.patch)]]
         idle += 1
         if offering and ctx.get(dut.jobs.ready):
             done.taken.append(cycle)

@@ -319,7 +319,7 @@ def test_build(fakes, tmp_path):
     [
         ("nothing.tflite", "nothing.tflite: there is no such file"),
         ("nothing.toml", "nothing.toml: cannot be read: No such file or directory"),
-        ("nothing", "nothing: MODEL must be a .tflite file, a layer table (.toml) or a builder (mobilenet_v1, as in"),
+        ("nothing", "nothing: MODEL must be a .tflite file, a layer table (.toml) or a builder (mobilenet_v1, "),
         ("mobilenet_v1:alpha=9", "mobilenet_v1:alpha=9: alpha must be in 0.03125..4, not 9.0"),
     ],
 )

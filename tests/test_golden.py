@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tflite
 from random_tables import CORE_KINDS, mobilenet_chain, random_input, random_table
-from tflite_writer import same_padding, write_tflite
+from tflite_writer import activation_clamp, same_padding, write_tflite
 
-from gen.table import OPERATORS, WEIGHTED, Layer, Quantization, Table, TableError, TensorType
+from gen.table import ELEMENTWISE, OPERATORS, WEIGHTED, WINDOWED, Layer, Quantization, Table, TableError, TensorType
 from sim import golden
 
 CORPUS = range(160)
@@ -22,8 +22,12 @@ PUBLISHED = (
     "ad01_int8",
     "kws_ref_model",
     "micro_speech_quantized",
+    "mobilenetv2_160_035",
     "person_detect_fixed",
+    "pretrainedResnet_quant",
+    "tf2_mobilenet_v2_1.0_224_ptq",
     "tinymaix_mbnet128_0.25_q",
+    "tinymaix_mnist_resnet_q",
     "vww_96_int8",
 )
 
@@ -41,7 +45,7 @@ def run_reference():
 def corpus_case(seed):
     """A random table, an input for it and the golden model's tensors."""
     rng = np.random.default_rng(seed)
-    table = random_table(rng)
+    table = random_table(rng, outputs=1 + seed % 3)
     inputs = random_input(rng, table)
     return table, inputs, golden.run(table, inputs)
 
@@ -192,11 +196,32 @@ def test_random_uneven_strides(run_reference, seed):
     assert_agrees(run_reference, table, random_input(rng, table))
 
 
+@pytest.mark.parametrize("seed", range(24))
+def test_random_large_kernels(run_reference, seed):
+    """Kernels beyond what one window or two hold, and far from square."""
+    rng = np.random.default_rng([4, seed])
+    kinds = ("conv2d", "depthwise_conv2d", "depthwise_multiplier", "average_pool2d", "max_pool2d")
+    kernels = ((7, 7), (10, 10), (10, 4), (1, 12), (11, 2), (16, 16))
+    table = random_table(rng, kinds=kinds, kernels=kernels, strides=((1, 1), (2, 2), (2, 1)), max_size=24, layers=2)
+    assert_agrees(run_reference, table, random_input(rng, table))
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_residual_network(run_reference, seed):
+    """Chains like MobileNetV2's, with tensors that several layers read, and several outputs."""
+    rng = np.random.default_rng([5, seed])
+    block = ("pointwise", "depthwise_conv2d", "residual")
+    table = random_table(rng, chain=("conv2d", *block * 3, "elementwise", "mean"), max_size=16, outputs=3)
+    assert max(len(table.consumers(layer.name)) for layer in table.layers) > 1
+    assert len(table.outputs) == 3
+    assert_agrees(run_reference, table, random_input(rng, table))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(600))
 def test_many_random_networks(run_reference, seed):
     rng = np.random.default_rng([3, seed])
-    table = random_table(rng, layers=6, max_size=20)
+    table = random_table(rng, layers=6, max_size=20, outputs=3)
     assert_agrees(run_reference, table, random_input(rng, table))
 
 
@@ -206,10 +231,11 @@ def test_many_random_networks(run_reference, seed):
 def test_corpus_reaches_every_operator_and_geometry():
     layers = [(table, layer) for table, layer, _ in corpus_layers(*OPERATORS)]
     assert {layer.operator for _, layer in layers} == set(OPERATORS)
-    for operator in ("conv2d", "depthwise_conv2d", "average_pool2d"):
+    for operator in WINDOWED:
         chosen = [(table.source(layer).shape, layer) for table, layer in layers if layer.operator == operator]
         assert {layer.stride for _, layer in chosen} == {(1, 1), (2, 2)}
         assert {(1, 1), (3, 3), (5, 5), (1, 3), (3, 1), (2, 5)} <= {layer.kernel for _, layer in chosen}
+        assert any(layer.kernel == (1, 1) and layer.stride == (2, 2) for _, layer in chosen)
         assert {layer.activation for _, layer in chosen} == {"none", "relu", "relu6"}
         assert any(shape[:2] == (1, 1) for shape, _ in chosen)
         assert any(shape[0] % 2 for shape, _ in chosen)
@@ -220,8 +246,43 @@ def test_corpus_reaches_every_operator_and_geometry():
     assert max(channels) > 36
     scales = {layer.weight_scales.size > 1 for _, layer in layers if layer.operator == "fully_connected"}
     assert scales == {False, True}
+    multipliers = {
+        layer.output.shape[-1] // table.source(layer).shape[-1]
+        for table, layer in layers
+        if layer.operator == "depthwise_conv2d"
+    }
+    assert multipliers == {1, 2, 3}
     edges = {(table.source(layer).dtype, layer.output.dtype) for table, layer in layers if layer.operator == "quantize"}
     assert edges == {("int8", "int8"), ("uint8", "int8"), ("float32", "int8"), ("int8", "uint8")}
+
+
+def test_corpus_reaches_every_form_of_an_operator_on_several_tensors():
+    for operator in ELEMENTWISE:
+        chosen = [layer for _, layer, _ in corpus_layers(operator)]
+        constants = [layer.constant for layer in chosen if layer.constant is not None]
+        assert {constant.ndim for constant in constants} >= {0, 1, 3}
+        assert any(len(set(layer.inputs)) == 2 for layer in chosen)
+        assert any(len(layer.inputs) == 2 and len(set(layer.inputs)) == 1 for layer in chosen)
+        assert {layer.activation for layer in chosen} == {"none", "relu", "relu6"}
+    assert {layer.constant_first for _, layer, _ in corpus_layers("sub")} == {False, True}
+    concatenations = [layer for _, layer, _ in corpus_layers("concatenation")]
+    assert {layer.axis for layer in concatenations} == {0, 1, 2}
+    assert {len(layer.inputs) for layer in concatenations} == {2, 3}
+    tables = [corpus_case(seed)[0] for seed in CORPUS]
+    assert {len(table.outputs) for table in tables} == {1, 2, 3}
+    readers = {len(table.consumers(layer.name)) for table in tables for layer in table.layers}
+    assert {0, 1, 2, 3} <= readers
+
+
+def test_corpus_pads_max_pools():
+    """Also where every value that a window sees is negative, so that a padded 0 would win."""
+    negative = 0
+    for _, layer, tensors in corpus_layers("max_pool2d"):
+        if any(layer.padding):
+            x = tensors[layer.inputs[0]]
+            zeros = golden._windows(x, layer).max(axis=(-2, -1)).clip(*layer.clamp)
+            negative += int((zeros != tensors[layer.name]).sum())
+    assert negative >= 10
 
 
 def test_corpus_reaches_every_shift_and_extreme():
@@ -236,6 +297,28 @@ def test_corpus_reaches_every_shift_and_extreme():
     assert max(biases) > 2**30 - 2**24
     assert {-128, 0, 127} <= zero_points
     assert {-128, 127} <= weights
+
+
+def test_corpus_reaches_many_shifts_of_elementwise_operators():
+    sums, products = set(), set()
+    for table, layer, _ in corpus_layers(*ELEMENTWISE):
+        if layer.operator == "mul":
+            products |= set(golden.layer_multipliers(table, layer)[1].tolist())
+        else:
+            sums.add(int(golden.addition_multipliers(table, layer)[1][2]))
+    assert min(sums) < -25 and max(sums) >= -2
+    assert min(products) < -15 and max(products) >= 5
+
+
+@pytest.mark.parametrize("operator", ELEMENTWISE)
+def test_corpus_reaches_both_clamp_ends_of_elementwise_operators(operator):
+    at_low = inside = at_high = 0
+    for _, layer, tensors in corpus_layers(operator):
+        y, (low, high) = tensors[layer.name], layer.clamp
+        if high > low + 1:
+            at_low, at_high = at_low + int((y == low).sum()), at_high + int((y == high).sum())
+            inside += int(((y > low) & (y < high)).sum())
+    assert min(at_low, inside, at_high) >= 100
 
 
 @pytest.mark.parametrize("operator", WEIGHTED)
@@ -392,6 +475,160 @@ def test_average_pool_of_every_sum(run_reference):
         tensor = int8((1, 256, 3), 0.1, 3)
         table = one_layer("average_pool2d", tensor, tensor, kernel=kernel, padding=sides)
         assert_agrees(run_reference, table, {"input": pairs})
+
+
+def elementwise_table(operator, first, second, output, activation="none"):
+    """An elementwise operator on two tensors of types ``first`` and ``second``."""
+    clamp = activation_clamp(activation, output.quantization)
+    layer = Layer("layer", operator, ("first", "second"), output, activation=activation, clamp=clamp)
+    return Table("two", {"first": first, "second": second}, (layer,), ("layer",))
+
+
+EVERY_PAIR = np.meshgrid(np.arange(-128, 128, dtype=np.int8), np.arange(-128, 128, dtype=np.int8))
+
+
+@pytest.mark.parametrize("operator", ELEMENTWISE)
+@pytest.mark.parametrize(
+    ("first", "second", "output", "activation"),
+    [
+        ((0.1, 0), (0.1, 0), (0.2, 0), "none"),
+        ((0.1, -128), (0.1, -128), (0.2, -128), "none"),
+        ((0.1, 127), (0.1, -128), (0.1, 3), "none"),
+        ((0.4411499, 22), (0.3593361, -4), (0.3958591, -1), "none"),
+        ((0.2531197, 27), (0.2836352, -3), (0.2934311, 3), "none"),
+        ((0.0165712, -128), (0.0294371, 4), (0.0274342, -5), "relu"),
+        ((0.0231, -5), (0.0187, 9), (0.0471, -120), "relu6"),
+        ((0.0001, 5), (1.7, -9), (1.3, 7), "none"),
+        ((37.0, 5), (0.003, -9), (0.01, 7), "none"),
+        ((2.5, 5), (0.5, -9), (2.5 * 2**-18, 7), "none"),
+        ((0.01, 5), (0.02, -9), (300.0, 7), "none"),
+        ((1e-30, 5), (2e-30, -9), (1e20, 7), "none"),
+        ((0.3, 5), (1e-30, -9), (0.1, 7), "none"),
+    ],
+)
+def test_elementwise_of_every_pair(run_reference, operator, first, second, output, activation):
+    """Both operands take every value: all ties and ends that the scales have."""
+    if operator == "mul" and output[0] < 1e-4:
+        output = (1e-4, output[1])  # a product below 2**16 bears a shift of 15 at most
+    types = [int8((256, 256), *quantization) for quantization in (first, second, output)]
+    table = elementwise_table(operator, *types, activation)
+    assert_agrees(run_reference, table, dict(zip(("first", "second"), EVERY_PAIR, strict=True)))
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("operator", ["add", "sub"])
+def test_addition_of_every_pair_at_random_scales(run_reference, operator, seed):
+    """The operands keep 20 bits below the point, so it takes many pairs to meet the lowest ones beside a tie."""
+    rng = np.random.default_rng([seed])
+    scales, zero_points = 2.0 ** rng.uniform(-5, -2, 3), rng.integers(-128, 128, 3)
+    types = [int8((256, 256), scale, int(zero)) for scale, zero in zip(scales, zero_points, strict=True)]
+    table = elementwise_table(operator, *types)
+    assert_agrees(run_reference, table, dict(zip(("first", "second"), EVERY_PAIR, strict=True)))
+
+
+def test_addition_multipliers():
+    """1 / 6, 1 / 2 and 6 / (2**20 * 4), each q * 2**shift with q in 0.5..1 as m * 2**-31."""
+    table = elementwise_table("add", int8((4,), 1), int8((4,), 3), int8((4,), 4))
+    m, shift = golden.addition_multipliers(table, table.layers[0])
+    assert m.tolist() == [round(2 / 3 * 2**31), 2**30, round(0.75 * 2**31)]
+    assert shift.tolist() == [-2, 0, -19]
+
+
+def test_add_by_hand():
+    """1 * 10 + 3 * 20 = 70 in units of 4 is 17.5: away from zero, as is its negative."""
+    table = elementwise_table("add", int8((2,), 1), int8((2,), 3), int8((2,), 4))
+    x, y = np.array([10, -10], np.int8), np.array([20, -20], np.int8)
+    assert golden.run(table, {"first": x, "second": y})["layer"].tolist() == [18, -18]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "output"),
+    [
+        (0.019339749589562416, 0.040521152317523956, 0.09335747361183167),
+        (0.01056839432567358, 0.00793084129691124, 0.0006009936332702637),
+        (0.014347593300044537, 0.04365785792469978, 0.040582701563835144),
+    ],
+)
+def test_precision_of_product_scale(run_reference, first, second, output):
+    """Found by search: some product lies beside a tie that float32 and double precision see on different sides."""
+    table = elementwise_table("mul", *(int8((256, 256), scale) for scale in (first, second, output)))
+    rounded, m_and_shift = golden.effective_scales(table, table.layers[0])[0], []
+    for real in (rounded, first * second / output):
+        m_and_shift.append(golden.quantize_multiplier(real))
+    products = EVERY_PAIR[0].astype(np.int64) * EVERY_PAIR[1]
+    narrow, wide = (golden.multiply_by_quantized_multiplier(products, *pair) for pair in m_and_shift)
+    assert (narrow != wide).any()
+    assert_agrees(run_reference, table, dict(zip(("first", "second"), EVERY_PAIR, strict=True)))
+
+
+@pytest.mark.parametrize("constant_first", [False, True])
+def test_subtraction_of_constants(run_reference, constant_first):
+    """A constant for each channel, and the whole range of inputs."""
+    constant = np.array([-128, -3, 0, 127], np.int8)
+    fields = {"constant": constant, "constant_quantization": Quantization(float(np.float32(0.02)), 3)}
+    x = np.arange(-128, 128, dtype=np.int8).repeat(4).reshape(16, 16, 4)
+    output = int8(x.shape, 0.03, -7)
+    table = one_layer("sub", int8(x.shape, 0.01, 5), output, constant_first=constant_first, **fields)
+    y = golden.run(table, {"input": x})["layer"]
+    sign = -1 if constant_first else 1
+    real = sign * (0.01 * (x.astype(float) - 5) - 0.02 * (constant.astype(float) - 3))
+    assert np.abs(np.clip(real / 0.03 - 7, -128, 127) - y).max() <= 0.51
+    assert_agrees(run_reference, table, {"input": x})
+
+
+@pytest.mark.parametrize("kernel", [(1, 2), (3, 3), (5, 2)])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("zero_point", [-128, 0, 127])
+def test_padding_never_wins_a_max_pool(run_reference, kernel, stride, zero_point):
+    sides = same_padding((7, 6), kernel, stride)
+    shape = -(-7 // stride[0]), -(-6 // stride[1])
+    table = one_layer(
+        "max_pool2d",
+        int8((7, 6, 3), 0.1, zero_point),
+        int8((*shape, 3), 0.1, zero_point),
+        kernel=kernel,
+        stride=stride,
+        padding=sides,
+    )
+    rng = np.random.default_rng(0)
+    for low, high in ((-128, -127), (-128, -100), (-128, 127)):
+        x = rng.integers(low, high, (7, 6, 3), endpoint=True).astype(np.int8)
+        assert golden.run(table, {"input": x})["layer"].max() <= high
+        assert_agrees(run_reference, table, {"input": x})
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("multiplier", [2, 3, 8])
+def test_depthwise_multiplier(run_reference, channels, multiplier):
+    rng = np.random.default_rng([channels, multiplier])
+    made = channels * multiplier
+    table = one_layer(
+        "depthwise_conv2d",
+        int8((6, 7, channels), 0.02, 11),
+        int8((6, 7, made), 0.9, -20),
+        kernel=(3, 3),
+        padding=(1, 1, 1, 1),
+        weights=rng.integers(-128, 128, (3, 3, made)).astype(np.int8),
+        bias=rng.integers(-9000, 9000, made).astype(np.int32),
+        weight_scales=rng.uniform(0.05, 0.2, made).astype(np.float32),
+    )
+    x = rng.integers(-128, 128, (6, 7, channels)).astype(np.int8)
+    tensors = golden.run(table, {"input": x})
+    assert table.layers[0].macs == 6 * 7 * made * 9
+    assert len(np.unique(tensors["layer"])) > 20
+    assert_agrees(run_reference, table, {"input": x})
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (4, 2, 3)])
+def test_concatenation_along_every_axis(run_reference, shape):
+    rng = np.random.default_rng(0)
+    for axis in range(len(shape)):
+        inputs = {f"input{i}": int8((*shape[:axis], i + 1, *shape[axis + 1 :]), 0.3, 5) for i in range(3)}
+        output = int8((*shape[:axis], 1 + 2 + 3 + 2, *shape[axis + 1 :]), 0.3, 5)
+        names = ("input1", "input0", "input2", "input1")
+        layer = Layer("layer", "concatenation", names, output, axis=axis)
+        table = Table("many", inputs, (layer,), ("layer",))
+        assert_agrees(run_reference, table, random_input(rng, table))
 
 
 @pytest.mark.parametrize(("source", "target"), [("int8", "int8"), ("uint8", "int8"), ("int8", "uint8")])
@@ -577,7 +814,8 @@ def test_published_network(run_reference, models_dir, inputs_dir, model):
     ((name, tensor),) = table.inputs.items()
     rng = np.random.default_rng(0)
     real = [np.load(file)[0] for file in sorted(inputs_dir.glob(f"{model.removesuffix('_fixed')}__*.npy"))]
-    noise = [rng.integers(-128, 128, tensor.shape, np.int8) for _ in range(2)]
+    limits = np.iinfo(tensor.dtype)
+    noise = [rng.integers(limits.min, limits.max, tensor.shape, tensor.dtype, endpoint=True) for _ in range(2)]
     for x in (*real, *noise):
         tensors = golden.run(table, {name: x.reshape(tensor.shape)})
         reference = run_reference(path, [x])

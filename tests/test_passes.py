@@ -52,6 +52,14 @@ def pool(name, source, height, width):
     return Layer(name, "average_pool2d", (source,), feature_map(height, width, 2), kernel=(3, 3))
 
 
+def max_pool(name, source, height, width, padding=(0, 0, 0, 0)):
+    return Layer(name, "max_pool2d", (source,), feature_map(height, width, 2), kernel=(3, 3), padding=padding)
+
+
+def add(name, first, second, *shape):
+    return Layer(name, "add", (first, second), feature_map(*shape))
+
+
 def fully_connected(name, source, inputs):
     return weighted(name, "fully_connected", source, (4,), (4, inputs))
 
@@ -88,8 +96,11 @@ def test_random_table_computes_the_same(run, seed):
         ("ad01_int8", []),
         ("kws_ref_model", ["flatten"]),
         ("micro_speech_quantized", []),
+        ("mobilenetv2_160_035", ["SpatialSqueeze1"]),
         ("person_detect", []),
+        ("pretrainedResnet_quant", ["flatten"]),
         ("tinymaix_mbnet128_0.25_q", ["conv_pad_2", "conv_pad_4", "conv_pad_6", "conv_pad_12"]),
+        ("tinymaix_mnist_resnet_q", ["reshape"]),
         ("vww_96_int8", ["flatten"]),
     ],
 )
@@ -131,6 +142,10 @@ def test_pad_behind_a_pad_folds():
         pytest.param((conv("conv", "pad", 5, 4),), ("conv", "pad"), id="output"),
         pytest.param((conv("conv", "pad", 5, 4), pool("pool", "pad", 5, 4)), ("conv", "pool"), id="pool reads it too"),
         pytest.param((pool("pool", "pad", 5, 4),), ("pool",), id="pool reads it"),
+        pytest.param((max_pool("pool", "pad", 5, 4),), ("pool",), id="max pool reads it"),
+        pytest.param((conv("conv", "pad", 5, 4), max_pool("pool", "pad", 5, 4)), ("conv", "pool"), id="max pool too"),
+        pytest.param((max_pool("pool", "pad", 7, 6, (1, 1, 1, 1)),), ("pool",), id="max pool pads as well"),
+        pytest.param((add("sum", "pad", "pad", 7, 6, 2),), ("sum",), id="sum reads it"),
         pytest.param((), ("pad",), id="nobody reads it"),
     ],
 )
@@ -165,6 +180,30 @@ def test_reshapes_behind_reshapes_go():
     )
     dropped = drop_reshapes(table)
     assert names(dropped) == ["fc", "conv"] and dropped["conv"].inputs == ("x",)
+    assert_same_tensors(table, dropped)
+
+
+def test_each_operand_skips_its_own_reshape():
+    """One reshape changes nothing, the other one what the sum reads."""
+    table = network(
+        reshape("same", "x", 5, 6, 2),
+        reshape("flat", "x", 60),
+        reshape("back", "flat", 5, 6, 2),
+        conv("conv", "x", 5, 6, padding=(1, 1, 1, 1)),
+        add("sum", "conv", "same", 5, 6, 2),
+        reshape("row", "sum", 1, 60),
+        reshape("other", "conv", 1, 60),
+        add("flat_sum", "row", "other", 1, 60),
+        add("again", "back", "sum", 5, 6, 2),
+        outputs=("flat_sum", "again"),
+    )
+    dropped = drop_reshapes(table)
+    assert names(dropped) == ["conv", "sum", "row", "other", "flat_sum", "again"]
+    assert [dropped[name].inputs for name in ("sum", "flat_sum", "again")] == [
+        ("conv", "x"),
+        ("row", "other"),
+        ("x", "sum"),
+    ]
     assert_same_tensors(table, dropped)
 
 

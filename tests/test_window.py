@@ -8,6 +8,8 @@ import pytest
 from amaranth import Value
 from ports import drive, packed, simulate, small_config
 
+from hw.depthwise import DepthwiseEngine
+from hw.features import FeatureMemory
 from hw.gather import Gather
 from hw.jobs import JobKind, WindowMode, layer_job, row_job
 from hw.patch import PatchBuffer
@@ -168,7 +170,8 @@ async def walk(ctx, dut, config, jobs, banks, patch_words, *, seed=0, job_gap=0.
     ctx.set(dut.jobs.valid, 0)
     await ctx.tick()
     ctx.set(dut.start, 0)
-    reading, addressed, pending = [[0] * 9] * 2, [(0, 0)] * 3, []
+    reading, pending = [[0] * 9] * FeatureMemory.latency, []
+    addressed = [(0, 0)] * (DepthwiseEngine.lead + 1)
     at = ended = idle = 0
     for cycle in range(cycles):
         if len(done.offered) == at < len(jobs) and rng.random() >= job_gap:
@@ -187,7 +190,7 @@ async def walk(ctx, dut, config, jobs, banks, patch_words, *, seed=0, job_gap=0.
         ctx.set(ports["r_data"], packed(reading[0], config.word_bits))
         addresses = ctx.get(ports["r_addr"])
         now = [bank.get(addresses >> n * config.address_bits & address_mask, 0) for n, bank in enumerate(banks)]
-        reading = [reading[1], now]
+        reading = [*reading[1:], now]
         addressed = [*addressed[1:], (ctx.get(dut.coefficient), ctx.get(dut.scale))]
         idle += 1
         if ctx.get(dut.valid):
@@ -195,7 +198,7 @@ async def walk(ctx, dut, config, jobs, banks, patch_words, *, seed=0, job_gap=0.
             word, value = ctx.get(ports["control"]), ctx.get(ports["window"])
             taps = [value >> n * config.word_bits & word_mask for n in range(9)]
             first, last, end = (bool(word >> n & 1) for n in (9, 10, 11))
-            # Coefficient and scale addresses come two cycles before their window, for their memories' sake.
+            # Coefficient and scale addresses come before their window, for their memories' sake.
             done.windows.append((cycle, (taps, word & 63, word >> 6 & 7, first, last, end, *addressed[0])))
             done.bounds.append(ctx.get(ports["bounds"]))
             if end:
@@ -420,7 +423,7 @@ def test_peek():
     got = []
 
     async def bench(ctx):
-        reading = [[0] * 9] * 2
+        reading = [[0] * 9] * FeatureMemory.latency
         ctx.set(dut.peek, 1)
         for row, column, address in reads:
             ctx.set(dut.peek_row, row)
@@ -429,7 +432,7 @@ def test_peek():
             for _ in range(dut.latency):
                 ctx.set(Value.cast(dut.r_data), packed(reading[0], 16))
                 addresses = ctx.get(Value.cast(dut.r_addr))
-                reading = [reading[1], [banks[n][addresses >> 8 * n & 255] for n in range(9)]]
+                reading = [*reading[1:], [banks[n][addresses >> 8 * n & 255] for n in range(9)]]
                 await ctx.tick()
             got.append(ctx.get(Value.cast(dut.window)) & 0xFFFF)
 
@@ -526,7 +529,7 @@ def test_patch_buffer(words, seed):
                     await ctx.tick()
                     for read in (written, rng.randrange(8)):
                         ctx.set(dut.r_addr, read)
-                        await ctx.tick().repeat(2)
+                        await ctx.tick().repeat(PatchBuffer.latency)
                         if ctx.get(dut.r_data) != ring[read]:
                             wrong.append((program, read))
 

@@ -4,6 +4,8 @@ import flatbuffers
 import numpy as np
 import tflite
 
+from gen.table import POOLS, WINDOWED
+
 ACTIVATIONS = {
     "none": tflite.ActivationFunctionType.NONE,
     "relu": tflite.ActivationFunctionType.RELU,
@@ -21,6 +23,11 @@ OPERATORS = {
     "depthwise_conv2d": ("DEPTHWISE_CONV_2D", 3, "DepthwiseConv2DOptions", True),
     "fully_connected": ("FULLY_CONNECTED", 4, "FullyConnectedOptions", True),
     "average_pool2d": ("AVERAGE_POOL_2D", 2, "Pool2DOptions", True),
+    "max_pool2d": ("MAX_POOL_2D", 2, "Pool2DOptions", True),
+    "add": ("ADD", 2, "AddOptions", True),
+    "sub": ("SUB", 2, "SubOptions", True),
+    "mul": ("MUL", 2, "MulOptions", True),
+    "concatenation": ("CONCATENATION", 2, "ConcatenationOptions", False),
     "mean": ("MEAN", 2, "ReducerOptions", False),
     "pad": ("PAD", 2, "PadOptions", False),
     "reshape": ("RESHAPE", 1, "ReshapeOptions", False),
@@ -54,7 +61,8 @@ def same_padding(size, kernel, stride):
 def write_tflite(table):
     """The bytes of a .tflite file (schema version 3) that computes ``table``, with a batch dimension of 1.
 
-    Tensors keep the table's names; a layer's weights are called ``<layer>/weights``, its biases ``<layer>/bias``.
+    Tensors keep the table's names; a layer's weights are called ``<layer>/weights``, its biases ``<layer>/bias``, a
+    constant operand ``<layer>/constant``.
 
     Raises
     ------
@@ -104,7 +112,10 @@ class _Writer:
         code, version, options, fuses = OPERATORS[layer.operator]
         if layer.clamp != activation_clamp(layer.activation if fuses else "none", layer.output.quantization):
             raise ValueError(f"{layer.name}: {code} with {layer.activation} cannot clamp to {layer.clamp}")
-        inputs = [self.indices[name] for name in layer.inputs] + self._constants(layer)
+        inputs = [self.indices[name] for name in layer.inputs]
+        if layer.constant is not None:
+            inputs.insert(0 if layer.constant_first else 1, self._constant_operand(layer))
+        inputs += self._constants(layer)
         output = self._activation_tensor(layer.name, layer.output)
         key = (getattr(tflite.BuiltinOperator, code), version)
         if key not in self.codes:
@@ -121,13 +132,15 @@ class _Writer:
 
     def _options(self, layer, fuses):
         options = {"fused_activation_function": ACTIVATIONS[layer.activation]} if fuses else {}
-        if layer.operator in ("conv2d", "depthwise_conv2d", "average_pool2d"):
+        if layer.operator in WINDOWED:
             options |= {"padding": self._padding(layer), "stride_h": layer.stride[0], "stride_w": layer.stride[1]}
         if layer.operator in ("conv2d", "depthwise_conv2d"):
             options |= {"dilation_h_factor": 1, "dilation_w_factor": 1}
         if layer.operator == "depthwise_conv2d":
-            options |= {"depth_multiplier": 1}
-        if layer.operator == "average_pool2d":
+            options |= {"depth_multiplier": layer.output.shape[-1] // self.table.source(layer).shape[-1]}
+        if layer.operator == "concatenation":
+            options |= {"axis": layer.axis + 1}
+        if layer.operator in POOLS:
             options |= {"filter_height": layer.kernel[0], "filter_width": layer.kernel[1]}
         if layer.operator == "fully_connected":
             options |= {"keep_num_dims": len(layer.output.shape) > 1}
@@ -164,10 +177,17 @@ class _Writer:
             return []
         return [self._constant(f"{layer.name}/argument", arguments[layer.operator]().astype(np.int32))]
 
-    def _constant(self, name, array, scales=None, dimension=0):
+    def _constant_operand(self, layer):
+        quantization = layer.constant_quantization
+        scale, zero_point = [quantization.scale], [quantization.zero_point]
+        return self._constant(f"{layer.name}/constant", layer.constant, scale, zero_points=zero_point)
+
+    def _constant(self, name, array, scales=None, dimension=0, zero_points=None):
         data = self.builder.CreateNumpyVector(np.frombuffer(array.tobytes(), np.uint8))
         self.buffers.append(self._record("Buffer", data=data))
-        quantization = self._quantization(scales, np.zeros(len(scales)), dimension) if scales is not None else None
+        quantization = None
+        if scales is not None:
+            quantization = self._quantization(scales, zero_points or np.zeros(len(scales)), dimension)
         return self._tensor(name, array.shape, str(array.dtype), quantization, len(self.buffers) - 1)
 
     def _activation_tensor(self, name, tensor):
