@@ -14,12 +14,15 @@ _LFE5U_25F = MappingProxyType({"lut": 24288, "ff": 24288, "mult": 28, "ebr": 56}
 _LFE5U_45F = MappingProxyType({"lut": 43848, "ff": 43848, "mult": 72, "ebr": 108})
 _LFE5U_85F = MappingProxyType({"lut": 83640, "ff": 83640, "mult": 156, "ebr": 208})
 
-# The 85F's multipliers: three rows across the die, in blocks of four.
+# The 85F's multipliers: three rows across the die, in blocks of four, twelve tiles below a row of block RAMs in blocks
+# of four. Beginning in the middle, next to the fourth row of block RAMs.
 _LFE5U_85F_MULTIPLIERS = tuple(
     tuple(
-        f"X{x + n}/Y{y}/MULT18_{n}" for x in (4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114) for n in (0, 1, 4, 5)
+        (f"X{x + n}/Y{y}/MULT18_{n}", f"X{x + 2 * ram}/Y{y + 12}/EBR{ram}")
+        for x in (4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114)
+        for ram, n in enumerate((0, 1, 4, 5))
     )
-    for y in (10, 34, 58)
+    for y in (58, 34, 10)
 )
 
 
@@ -46,8 +49,9 @@ class Board:
         Rate of the UART between host and board, in bits a second.
     resources : mapping of str to int
         Number of ``lut`` (LUT4), ``ff``, ``mult`` (MULT18X18D) and ``ebr`` (DP16KD).
-    multiplier_rows : tuple of tuple of str
-        The device's multipliers by nextpnr's names, row by row across the die; empty where they are not known.
+    multiplier_rows : tuple of tuple of (str, str)
+        The device's multipliers by nextpnr's names, row by row across the die, each with the block RAM nearest to it;
+        empty where they are not known.
     simulation_only : bool
         Whether the board exists only for simulation: its memories are as large as a network needs, and ``resources``
         bounds everything but ``ebr``.
@@ -63,7 +67,7 @@ class Board:
     clock_in_hz: int
     baud: int
     resources: Mapping[str, int]
-    multiplier_rows: tuple[tuple[str, ...], ...] = ()
+    multiplier_rows: tuple[tuple[tuple[str, str], ...], ...] = ()
     simulation_only: bool = False
 
     @property

@@ -1,34 +1,69 @@
-"""Floorplan: fixed places on the die for the array's multipliers."""
+"""Floorplan: fixed places on the die for the array's and the requantisers' multipliers, and the columns' block RAMs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-__all__ = ["multiplier_places"]
+from hw.array import ColumnPlaces
+from hw.requantise import Requantiser
+
+__all__ = ["Floorplan", "floorplan"]
+
+Row = Sequence[tuple[str, str]]
 
 
-def multiplier_places(rows: Sequence[Sequence[str]], columns: int, height: int) -> list[Sequence[str]]:
-    """Places for each column of the array, so that columns that are neighbours there are neighbours on the die.
+@dataclass(frozen=True)
+class Floorplan:
+    """Places by name, for the array's columns and for the multipliers of the depthwise engine's requantisers."""
 
-    A column's multipliers stand side by side; columns fill a row of the die, then the next one backwards.
+    columns: tuple[ColumnPlaces, ...]
+    depthwise: tuple[tuple[str, ...], ...]
+
+
+def floorplan(rows: Sequence[Row], *, columns: int, height: int, lanes: int) -> Floorplan | None:
+    """Places for an array, such that what is connected lies side by side; None where it does not fit so.
+
+    A column's multipliers lie side by side in one row of the die, behind them its requantiser's where the row has room
+    for them, and its block RAMs in the row beside. Columns go through the rows like a plough, the first of which begins
+    with the multipliers of the depthwise engine's requantisers.
 
     Parameters
     ----------
-    rows : sequence of sequence of str
-        The die's multipliers, row by row, each from one side to the other.
+    rows : sequence of sequence of (str, str)
+        The die's multipliers, row by row, each with the block RAM beside it.
     columns, height : int
         Columns of the array, multipliers in each.
+    lanes : int
+        Requantisers of the depthwise engine.
 
-    Returns
-    -------
-    list
-        ``columns`` sequences of ``height`` places; nothing when they do not fit without breaking a column.
-
-    >>> multiplier_places(["abcdefg", "ABCDEFG"], 3, 3)
-    ['abc', 'def', 'DEF']
-    >>> multiplier_places(["abcdefg", "ABCDEFG"], 5, 3)
-    []
+    >>> rows = [[(letter, letter.upper()) for letter in "abcdefghij"], [(digit, digit + "R") for digit in "0123456"]]
+    >>> plan = floorplan(rows, columns=2, height=3, lanes=1)
+    >>> plan.depthwise
+    (('a', 'b'),)
+    >>> for column in plan.columns:
+    ...     print(*map("".join, (column.multipliers, column.requantiser, column.block_rams)))
+    cde fg CDEFG
+    654 32 6R5R4R3R2R
+    >>> floorplan(rows, columns=6, height=3, lanes=1) is None
+    True
     """
-    places = []
-    for number, row in enumerate(rows):
-        pieces = [row[first : first + height] for first in range(0, len(row) - height + 1, height)]
-        places += pieces[::-1] if number % 2 else pieces
-    return places[:columns] if len(places) >= columns else []
+    pair = Requantiser.hard_multipliers
+    spare = sum(map(len, rows)) - columns * height
+    hard = max(0, min(lanes, spare // pair))
+    free = [list(row) for row in rows]
+    if not free or len(free[0]) < pair * hard:
+        return None
+    taken = [name for name, _ in free[0][: pair * hard]]
+    free[0] = free[0][pair * hard :]
+    placed: list[ColumnPlaces] = []
+    for number, row in enumerate(free):
+        ahead = row[::-1] if number % 2 else row
+        count = min(columns - len(placed), len(row) // height)
+        paired = min(count, (len(row) - count * height) // pair)
+        for n in range(count):
+            size = height + pair * (n < paired)
+            run, ahead = ahead[:size], ahead[size:]
+            names = tuple(name for name, _ in run)
+            placed.append(ColumnPlaces(names[:height], names[height:], tuple(ram for _, ram in run)))
+    if len(placed) < columns:
+        return None
+    return Floorplan(tuple(placed), tuple(zip(*[iter(taken)] * pair, strict=True)))

@@ -16,7 +16,7 @@ import boards
 from gen import schedule
 from gen.contents import memory_contents
 from gen.errors import GenError
-from gen.floorplan import multiplier_places
+from gen.floorplan import Floorplan, floorplan
 from gen.layout import Placement, ceil_div, patches_of, place
 from gen.order import Row, kept_rows, order_of
 from gen.resources import EXPECTED_CLOCK_HZ, estimate
@@ -67,6 +67,8 @@ class Plan:
         When each stage ran.
     resources : dict of str to int
         Estimated ``lut``, ``ff``, ``mult``, ``ebr``.
+    floorplan : Floorplan or None
+        Fixed places on the board's die, where it is known.
     """
 
     table: Table
@@ -79,6 +81,7 @@ class Plan:
     cycles: int
     stage_cycles: list[schedule.StageCycles]
     resources: dict[str, int]
+    floorplan: Floorplan | None
 
     @property
     def clock_mhz_estimate(self) -> float:
@@ -107,8 +110,11 @@ class Plan:
 
     @cached_property
     def _core(self):
-        places = multiplier_places(self.board.multiplier_rows, self.config.lanes, self.config.array_rows)
-        core = Core(self.config, init=self.contents, digest=self.digest, places=places)
+        places = self.floorplan
+        core = Core(
+            self.config, init=self.contents, digest=self.digest,
+            columns=places.columns if places else (), lanes=places.depthwise if places else (),
+        )  # fmt: skip
         # Without a reset, which would be one net to a register in five: configuration sets all of them.
         clock = partial(ClockDomain, reset_less=True)
         return rtlil_to_verilog(rtlil.convert(core, name="core", emit_src=False, missing_domain=clock))
@@ -286,9 +292,14 @@ def _planned(table, board, stages, lanes, words):
             row = len(stage.region.columns) * ceil_div(stage.output_shape[2], lanes)
             patch_words = max(patch_words, row + 2 * patches.words)
     multiplier_bits = 31 + int(max(0, *(s.shift.max() for s in every)))
-    # Requantisers get the multipliers that the array leaves.
-    left = max(0, board.resources["mult"] - lanes * lanes * words) // Requantiser.hard_multipliers
-    hard = min(left, 2 * lanes) if multiplier_bits <= Requantiser.hard_multiplier_bits else 0
+    # Requantisers get the multipliers that the array leaves, the depthwise engine's first.
+    left = max(0, board.resources["mult"] - lanes * array.array_rows) // Requantiser.hard_multipliers
+    left = left if multiplier_bits <= Requantiser.hard_multiplier_bits else 0
+    hard_lanes = min(left, lanes)
+    hard_columns = tuple(range(min(left - hard_lanes, lanes)))
+    die = floorplan(board.multiplier_rows, columns=lanes, height=array.array_rows, lanes=hard_lanes)
+    if die and left:
+        hard_columns = tuple(n for n, column in enumerate(die.columns) if column.requantiser)
     config = CoreConfig(
         lanes=lanes,
         words=words,
@@ -298,7 +309,8 @@ def _planned(table, board, stages, lanes, words):
         window_bits=max(window_bits(s) for s in scalings),
         depthwise_window_bits=max((window_bits(s) for s in window_scalings), default=4),
         multiplier_bits=multiplier_bits,
-        hard_requantisers=hard,
+        hard_lanes=hard_lanes,
+        hard_columns=hard_columns,
         feature_depth=feature_depth,
         patch_depth=max(_PATCH_DEPTH, 1 << (patch_words - 1).bit_length()),
         weight_depth=weights,
@@ -314,7 +326,7 @@ def _planned(table, board, stages, lanes, words):
         primitives="ecp5",
     )
     cycles, report = schedule.cycles_of(stages, order, config)
-    return Plan(table, board, stages, order, config, places, addresses, cycles, report, estimate(config))
+    return Plan(table, board, stages, order, config, places, addresses, cycles, report, estimate(config), die)
 
 
 def _residual_lanes(stages, lanes, words):

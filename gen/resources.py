@@ -2,18 +2,13 @@
 
 from hw.config import CoreConfig
 from hw.core import filled_memories
-from hw.memory import block_depths, slices_of
+from hw.memory import block_depths, filled_block_rams
 from hw.requantise import Requantiser
 
 __all__ = ["EXPECTED_CLOCK_HZ", "estimate"]
 
 #: Clock that place and route is asked for: what designs reach today (docs/place_and_route.md).
 EXPECTED_CLOCK_HZ = 100_000_000
-
-
-def _block_rams(width, depth):
-    """Block RAMs of 18 Kb that a filled memory takes."""
-    return sum(slices_of(width) * max(1, size // 512) if size > 32 else 0 for size in block_depths(depth))
 
 
 def _requantiser(window_bits, hard):
@@ -24,7 +19,7 @@ def _requantiser(window_bits, hard):
 
 def _column(config, number):
     """LUT4 and flip-flops of a column of the array."""
-    lut, ff = _requantiser(config.window_bits, config.lanes + number < config.hard_requantisers)
+    lut, ff = _requantiser(config.window_bits, number in config.hard_columns)
     blocks = block_depths(config.weight_depth)
     word = 8 * config.array_rows
     # Selection between blocks; and LUT RAM, where the last one is that.
@@ -39,15 +34,16 @@ def estimate(config: CoreConfig) -> dict[str, int]:
     Logic by engine, from what Yosys made of digits on 8x2 and of vww_96_int8 on 16x8; place and route adds a sixth for
     the ends of carry chains.
     """
-    memories = sum(_block_rams(memory.width, memory.depth) for memory in filled_memories(config).values())
-    patch = config.words * _block_rams(config.word_bits, config.patch_depth)
+    memories = sum(filled_block_rams(memory.width, memory.depth) for memory in filled_memories(config).values())
+    patch = config.words * filled_block_rams(config.word_bits, config.patch_depth)
+    hard = config.hard_lanes + len(config.hard_columns)
     parts = [(3030, 2850), *[(365, 256)] * config.lanes]
     for lane in range(config.lanes):
-        depthwise = _requantiser(config.depthwise_window_bits, lane < config.hard_requantisers)
+        depthwise = _requantiser(config.depthwise_window_bits, lane < config.hard_lanes)
         parts += [_column(config, lane), depthwise, (1000, 980)]
     return {
         "lut": round(1.17 * sum(lut for lut, _ in parts)),
         "ff": sum(ff for _, ff in parts),
-        "mult": config.lanes * config.array_rows + Requantiser.hard_multipliers * config.hard_requantisers,
+        "mult": config.lanes * config.array_rows + Requantiser.hard_multipliers * hard,
         "ebr": memories + patch,
     }

@@ -443,7 +443,7 @@ def _elementwise(reader, source, output):
 
 
 def _concatenation(reader, source, output):
-    for tensor in reader.sources:
+    for tensor in {tensor.quantization: tensor for tensor in reader.sources}.values():
         reader.same_quantization(tensor, output)
     reader.option("FusedActivationFunction", {0: "none"}, "activation must be NONE")
     rank = len(output.shape)

@@ -1,5 +1,7 @@
 """Systolic MAC array: output-stationary columns that patches flow through."""
 
+from dataclasses import dataclass
+
 from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
@@ -9,12 +11,24 @@ from hw.config import BANKS, WINDOW, CoreConfig
 from hw.delay import delay
 from hw.jobs import array_job
 from hw.loops import Loop
-from hw.memory import FillMemory, FillWord
+from hw.memory import FillMemory, FillWord, filled_block_rams
 from hw.primitives import Multiplier, adder_tree
 from hw.requantise import Activation, ActivationBounds, Requantiser
 from hw.residual import ResidualAdder
 
-__all__ = ["ArrayController", "Column", "MacArray"]
+__all__ = ["ArrayController", "Column", "ColumnPlaces", "MacArray"]
+
+
+@dataclass(frozen=True)
+class ColumnPlaces:
+    """Where on the die a column's multipliers, its requantiser's, and its block RAMs stand; empty: anywhere."""
+
+    multipliers: tuple[str, ...] = ()
+    requantiser: tuple[str, ...] = ()
+    block_rams: tuple[str, ...] = ()
+
+
+_ANYWHERE = ColumnPlaces()
 
 
 class Column(wiring.Component):
@@ -34,26 +48,33 @@ class Column(wiring.Component):
         Which column.
     select, init : dict
         Fill selects and first words of ``weights_{number}``, ``bias_{number}``, ``scale_{number}``.
-    places : sequence of str
-        Of its multipliers: see :class:`hw.primitives.Multiplier`. Empty: anywhere.
+    places : ColumnPlaces
+        Block RAMs are placed where there are enough: those of weights, then biases, then multipliers.
     """
 
-    def __init__(self, config: CoreConfig, *, number, select, init, places=()):
-        self._config, self._places = config, places or [None] * config.array_rows
-
-        def memory(name, width, depth):
-            name = f"{name}_{number}"
-            return FillMemory(
-                width=width, depth=depth, select=select[name], init=init.get(name, ()), primitives=config.primitives
+    def __init__(self, config: CoreConfig, *, number, select, init, places=_ANYWHERE):
+        self._config, self._places = config, places.multipliers or [None] * config.array_rows
+        shapes = {
+            "weights": (8 * config.array_rows, config.weight_depth),
+            "bias": (config.bias_bits, config.scale_depth),
+            "scale": (Requantiser.scale_bits(config.multiplier_bits), config.scale_depth),
+        }
+        block_rams = places.block_rams
+        if sum(filled_block_rams(*shape) for shape in shapes.values()) > len(block_rams):
+            block_rams = ()
+        memories = {}
+        for name, (width, depth) in shapes.items():
+            count, key = filled_block_rams(width, depth), f"{name}_{number}"
+            memories[name] = FillMemory(
+                width=width, depth=depth, select=select[key], init=init.get(key, ()), primitives=config.primitives,
+                places=block_rams[:count],
             )  # fmt: skip
-
-        self._weights = memory("weights", 8 * config.array_rows, config.weight_depth)
-        self._bias = memory("bias", config.bias_bits, config.scale_depth)
-        self._scale = memory("scale", Requantiser.scale_bits(config.multiplier_bits), config.scale_depth)
+            block_rams = block_rams[count:]
+        self._weights, self._bias, self._scale = memories.values()
         self._requantiser = Requantiser(
             accumulator_bits=config.accumulator_bits, bias_bits=config.bias_bits, window_bits=config.window_bits,
-            multiplier_bits=config.multiplier_bits, hard=config.lanes + number < config.hard_requantisers,
-            primitives=config.primitives,
+            multiplier_bits=config.multiplier_bits, hard=number in config.hard_columns,
+            primitives=config.primitives, places=places.requantiser,
         )  # fmt: skip
         passed = {
             "x": 8 * config.array_rows,
@@ -260,14 +281,14 @@ class MacArray(wiring.Component):
     config : CoreConfig
     select, init : dict
         Of all columns: see :class:`Column`.
-    places : sequence of sequence of str
-        Of each column's multipliers. Empty: anywhere.
+    places : sequence of ColumnPlaces
+        Of each column. Empty: anywhere.
     """
 
     def __init__(self, config: CoreConfig, *, select, init, places=()):
         self._config = config
         self._columns = [
-            Column(config, number=n, select=select, init=init, places=places[n] if places else ())
+            Column(config, number=n, select=select, init=init, places=places[n] if places else _ANYWHERE)
             for n in range(config.lanes)
         ]
         if config.residual_lanes:
@@ -299,7 +320,7 @@ class MacArray(wiring.Component):
     @staticmethod
     def latency(config) -> int:
         """Cycles from the last issue of an output group to its word at the feature memory."""
-        made = ArrayController.latency + Column.latency(config) + config.lanes - 1 + Activation.latency
+        made = ArrayController.latency + Column.latency(config) + config.lanes + Activation.latency
         return made + ResidualAdder.latency(config)
 
     def elaborate(self, platform):
@@ -332,12 +353,12 @@ class MacArray(wiring.Component):
             m.d.sync += registered.eq(fill)
             m.d.comb += column.fill.eq(registered)
             fill, previous = registered, column
-            m.d.comb += activation.i[n].eq(delay(m, f"even_{n}", column.o, config.lanes - 1 - n))
+            m.d.comb += activation.i[n].eq(delay(m, f"even_{n}", column.o, config.lanes - n))
 
         # Destinations wait in a ring for their results, which come in order and are never more than it holds. The read
         # is addressed the cycle before the result is at the activation.
         layout = destination_layout(config)
-        wait = Column.latency(config) + config.lanes - 1
+        wait = Column.latency(config) + config.lanes
         m.submodules.ring = ring = Memory(shape=layout, depth=1 << wait.bit_length(), init=[])
         write, read = ring.write_port(), ring.read_port()
         due = delay(m, "due", controller.result, wait - 1, reset_less=False)

@@ -13,6 +13,10 @@ WINDOW = 3
 TAPS = BANKS = WINDOW * WINDOW
 
 
+#: Dimensions that are not counts of what there must be at least one of.
+_FREE = ("primitives", "hard_lanes", "hard_columns", "max_pool", "residual_lanes")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ArrayShape:
     """What decides how tensors become patches and patches results; the rest of a core's dimensions follow.
@@ -54,8 +58,10 @@ class CoreConfig(ArrayShape):
         Signed accumulators of the array and of the depthwise engine.
     bias_bits, multiplier_bits, window_bits, depthwise_window_bits : int
         Requantisers: see :class:`hw.requantise.Requantiser`; the window of the array's and of the depthwise engine's.
-    hard_requantisers : int
-        How many requantisers, the depthwise engine's first, have hardware multipliers.
+    hard_lanes : int
+        How many of the depthwise engine's requantisers, the first ones, have hardware multipliers.
+    hard_columns : tuple of int
+        Which of the array's requantisers have.
     feature_depth, patch_depth, weight_depth, scale_depth, coefficient_depth, depthwise_scale_depth : int
         Words in a bank of the feature memory, in the patch buffer, in a column's weights, in a column's biases and
         multipliers, in the depthwise weights, in the depthwise engine's biases and multipliers.
@@ -75,7 +81,8 @@ class CoreConfig(ArrayShape):
     window_bits: int
     depthwise_window_bits: int
     multiplier_bits: int
-    hard_requantisers: int
+    hard_lanes: int
+    hard_columns: tuple[int, ...]
     feature_depth: int
     patch_depth: int
     weight_depth: int
@@ -91,12 +98,14 @@ class CoreConfig(ArrayShape):
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if name not in ("primitives", "hard_requantisers", "max_pool", "residual_lanes") and value < 1:
+            if name not in _FREE and value < 1:
                 raise ValueError(f"{name} must be positive, not {value!r}")
         if self.residual_lanes and (self.residual_lanes < 0 or self.lanes % self.residual_lanes):
             raise ValueError(f"residual_lanes must divide {self.lanes} lanes, not {self.residual_lanes}")
-        if not 0 <= self.hard_requantisers <= self.requantisers:
-            raise ValueError(f"hard_requantisers must be in 0..{self.requantisers}, not {self.hard_requantisers}")
+        if not 0 <= self.hard_lanes <= self.lanes:
+            raise ValueError(f"hard_lanes must be in 0..{self.lanes}, not {self.hard_lanes}")
+        if not set(self.hard_columns) <= set(range(self.lanes)):
+            raise ValueError(f"hard_columns must be in 0..{self.lanes - 1}, not {self.hard_columns}")
         if self.patch_depth & (self.patch_depth - 1):
             raise ValueError(f"patch_depth must be a power of two, not {self.patch_depth}")
         check_primitives(self.primitives)

@@ -73,12 +73,14 @@ class Core(wiring.Component):
         First words of the memories, by the names of :func:`filled_memories`.
     digest : int
         32 bits that tell which core this is.
-    places : sequence of sequence of str
-        Where on the die each column's multipliers stand. Empty: anywhere.
+    columns, lanes : sequence
+        Where on the die the array's columns and the depthwise engine's requantisers stand: see
+        :class:`hw.array.MacArray` and :class:`hw.depthwise.DepthwiseEngine`. Empty: anywhere.
     """
 
-    def __init__(self, config: CoreConfig, *, init=None, digest=0, places=()):
-        self._config, self._init, self._digest, self._places = config, init or {}, digest, places
+    def __init__(self, config: CoreConfig, *, init=None, digest=0, columns=(), lanes=()):
+        self._config, self._init, self._digest = config, init or {}, digest
+        self._columns, self._lanes = columns, lanes
         super().__init__(
             {
                 "i": In(stream.Signature(8)),
@@ -111,13 +113,13 @@ class Core(wiring.Component):
         features = m.submodules.features = FeatureMemory(
             config, select=[select[name] for name in banks], init=[init.get(name, ()) for name in banks]
         )
-        depthwise = m.submodules.depthwise = DepthwiseEngine(config, select=select, init=init)
+        depthwise = m.submodules.depthwise = DepthwiseEngine(config, select=select, init=init, places=self._lanes)
         gather = m.submodules.gather = Gather(config)
         window = m.submodules.window = WindowGenerator(config, drain_cycles=self.drain_cycles(config))
         window_program = m.submodules.window_program = Sequencer(**memory("window_program"))
         array_program = m.submodules.array_program = Sequencer(**memory("array_program"))
         patch = m.submodules.patch = PatchBuffer(config)
-        array = m.submodules.array = MacArray(config, select=select, init=init, places=self._places)
+        array = m.submodules.array = MacArray(config, select=select, init=init, places=self._columns)
         # From the header's address: r_addr in two cycles, then the memory, two turns and the register here, then one
         # more to be safe.
         host = m.submodules.host = HostPort(digest=self._digest, read_cycles=WindowGenerator.latency + 2)

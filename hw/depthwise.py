@@ -124,18 +124,21 @@ class DepthwiseEngine(wiring.Component):
         Fill selects of ``coefficients``, ``depthwise_bias``, ``depthwise_scale``.
     init : dict of str to sequence of int
         First words of the same memories.
+    places : sequence of sequence of str
+        Of the requantisers' hardware multipliers: see :class:`hw.requantise.Requantiser`. Empty: anywhere.
     """
 
     #: Cycles from the addresses to their window.
     lead = FillMemory.latency
 
-    def __init__(self, config: CoreConfig, *, select, init):
+    def __init__(self, config: CoreConfig, *, select, init, places=()):
         self._config, self._select, self._init = config, select, init
         self._requantisers = [
             Requantiser(
                 accumulator_bits=config.depthwise_accumulator_bits, bias_bits=config.bias_bits,
                 window_bits=config.depthwise_window_bits, multiplier_bits=config.multiplier_bits,
-                hard=n < config.hard_requantisers, primitives=config.primitives,
+                hard=n < config.hard_lanes, primitives=config.primitives,
+                places=places[n] if n < len(places) else (),
             ) for n in range(config.lanes)
         ]  # fmt: skip
         super().__init__(

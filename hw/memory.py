@@ -7,7 +7,16 @@ from amaranth.lib.wiring import In, Out
 from hw.delay import copies, delay
 from hw.primitives import BLOCK_RAM_WIDTHS, BlockRam, RegisteredMemory, ram_ports
 
-__all__ = ["SLICE_BITS", "FillMemory", "FillWord", "Ram", "block_depths", "slices_of"]
+__all__ = [
+    "SLICE_BITS",
+    "FillMemory",
+    "FillWord",
+    "Ram",
+    "block_depths",
+    "block_rams",
+    "filled_block_rams",
+    "slices_of",
+]
 
 #: Width of a fill word: a memory is written in slices of this many bits, the width of one block RAM.
 SLICE_BITS = 36
@@ -54,6 +63,20 @@ def block_depths(depth):
     return blocks
 
 
+def block_rams(width, depth):
+    """Number of block RAMs in a :class:`Ram`."""
+    return sum(-(-width // BLOCK_RAM_WIDTHS[size]) for size in block_depths(depth) if size in BLOCK_RAM_WIDTHS)
+
+
+def filled_block_rams(width, depth):
+    """Number of block RAMs in a :class:`FillMemory`."""
+    return sum(block_rams(part, depth) for part in _slice_widths(width))
+
+
+def _slice_widths(width):
+    return [min(SLICE_BITS, width - low) for low in range(0, width, SLICE_BITS)]
+
+
 def _check(width, depth, init):
     if width < 1 or depth < 1:
         raise ValueError(f"width and depth must be positive, not {width} and {depth}")
@@ -75,20 +98,22 @@ class Ram(wiring.Component):
         First words; the rest is 0.
     primitives : str
         ``portable`` or ``ecp5``.
+    places : sequence of str
+        Where on the die its :func:`block_rams` stand. Empty: anywhere.
     """
 
     #: Cycles from ``r_addr`` to ``r_data``.
     latency = BlockRam.latency + 1
 
-    def __init__(self, *, width, depth, init=(), primitives):
+    def __init__(self, *, width, depth, init=(), primitives, places=()):
         _check(width, depth, init)
         self.width, self.depth = width, depth
-        self._init, self._primitives = list(init), primitives
+        self._init, self._primitives, self._places = list(init), primitives, places
         super().__init__(ram_ports(width, depth))
 
     def elaborate(self, platform):
         m = Module()
-        first, chosen = 0, Signal(self.width)
+        first, chosen, places = 0, Signal(self.width), iter(self._places)
         w_data = delay(m, "w_data", self.w_data, 1)
         for number, depth in enumerate(block_depths(self.depth)):
             # What decides and where it goes is registered, for enables travel far.
@@ -100,7 +125,7 @@ class Ram(wiring.Component):
             for low in range(0, self.width, step):
                 init = [word >> low & (1 << step) - 1 for word in self._init[first : first + depth]]
                 if depth in BLOCK_RAM_WIDTHS:
-                    part = BlockRam(depth=depth, init=init, primitives=self._primitives)
+                    part = BlockRam(depth=depth, init=init, primitives=self._primitives, place=next(places, None))
                 else:
                     attrs = {"ram_style": "distributed"}
                     part = RegisteredMemory(width=self.width, depth=depth, init=init, attrs=attrs)
@@ -126,29 +151,30 @@ class FillMemory(wiring.Component):
 
     Parameters
     ----------
-    width, depth, init, primitives
-        As :class:`Ram`.
+    width, depth, init, primitives, places
+        As :class:`Ram`; of its :func:`filled_block_rams`.
     select : int
         Number of the first slice; the memory answers to ``slices_of(width)`` of them.
     """
 
     latency = Ram.latency
 
-    def __init__(self, *, width, depth, select, init=(), primitives):
+    def __init__(self, *, width, depth, select, init=(), primitives, places=()):
         _check(width, depth, init)
         self.width, self.depth, self.select = width, depth, select
-        self._init, self._primitives = list(init), primitives
+        self._init, self._primitives, self._places = list(init), primitives, places
         super().__init__({"fill": In(FillWord), "r_addr": In(range(depth)), "r_data": Out(width)})
 
     def elaborate(self, platform):
         m = Module()
         # A copy of its own, so that no register drives memories all over the die.
         (fill,) = copies(m, "fill", self.fill, 1)
-        for n in range(slices_of(self.width)):
-            low = n * SLICE_BITS
-            width = min(SLICE_BITS, self.width - low)
+        places = self._places
+        for n, width in enumerate(_slice_widths(self.width)):
+            low, count = n * SLICE_BITS, block_rams(width, self.depth)
+            ours, places = places[:count], places[count:]
             ram = m.submodules[f"slice_{n}"] = Ram(
-                width=width, depth=self.depth, primitives=self._primitives,
+                width=width, depth=self.depth, primitives=self._primitives, places=ours,
                 init=[word >> low & (1 << width) - 1 for word in self._init],
             )  # fmt: skip
             m.d.comb += [

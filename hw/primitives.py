@@ -142,18 +142,20 @@ class BlockRam(wiring.Component):
         First words; the rest is 0.
     primitives : str
         ``portable`` or ``ecp5``.
+    place : str, optional
+        Where on the die, as place and route names it; left out, it decides.
     """
 
     latency = 2
 
-    def __init__(self, *, depth, init=(), primitives):
+    def __init__(self, *, depth, init=(), primitives, place=None):
         if depth not in BLOCK_RAM_WIDTHS:
             raise ValueError(f"depth must be one of {', '.join(map(str, BLOCK_RAM_WIDTHS))}, not {depth}")
         if len(init) > depth:
             raise ValueError(f"init holds {len(init)} words, more than the depth of {depth}")
         check_primitives(primitives)
         self.depth, self.width = depth, BLOCK_RAM_WIDTHS[depth]
-        self._init, self._primitives = list(init), primitives
+        self._init, self._primitives, self._place = list(init), primitives, place
         super().__init__(ram_ports(self.width, depth))
 
     def elaborate(self, platform):
@@ -174,6 +176,7 @@ class BlockRam(wiring.Component):
         m.d.comb += self.r_data.eq(r_data if self.width == 36 else r_data[18:])
         m.submodules.dp16kd = Instance(
             "DP16KD",
+            **({"a_BEL": self._place} if self._place else {}),
             p_DATA_WIDTH_A=self.width, p_DATA_WIDTH_B=self.width, p_REGMODE_A="OUTREG", p_REGMODE_B="OUTREG",
             **{f"p_INITVAL_{n:02X}": row for n, row in enumerate(self._initial_rows()) if row.value},
             i_CLKA=ClockSignal(), i_CLKB=ClockSignal(), i_CEA=self.w_en, i_WEA=C(1),

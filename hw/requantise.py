@@ -54,6 +54,8 @@ class Requantiser(wiring.Component):
         TFLite's 31, or less where the sum stands for a multiple of a power of two.
     output_bits : int
         Width of ``o``.
+    places : sequence of str
+        Where on the die its hardware multipliers stand. Empty: anywhere.
     """
 
     hard_multipliers, hard_multiplier_bits = 2, 2 * _HALF_BITS
@@ -62,7 +64,7 @@ class Requantiser(wiring.Component):
     scale_delay = 2
 
     def __init__(self, *, accumulator_bits, bias_bits, window_bits, multiplier_bits, hard, primitives,
-                 point=31, output_bits=ROUNDED_BITS):  # fmt: skip
+                 point=31, output_bits=ROUNDED_BITS, places=()):  # fmt: skip
         if window_bits % 2 or not 4 <= window_bits <= 32:
             raise ValueError(f"window_bits must be even and in 4..32, not {window_bits}")
         if multiplier_bits < 31:
@@ -71,7 +73,7 @@ class Requantiser(wiring.Component):
             raise ValueError(f"multiplier_bits must be at most {self.hard_multiplier_bits}, not {multiplier_bits}")
         check_primitives(primitives)
         self._window_bits, self._hard, self._primitives = window_bits, hard, primitives
-        self._point, self._output_bits = point, output_bits
+        self._point, self._output_bits, self._places = point, output_bits, places
         super().__init__(
             {
                 "acc": In(signed(accumulator_bits)),
@@ -147,9 +149,10 @@ class Requantiser(wiring.Component):
         latency = 1 + levels
         if self._hard:
             top, halves = x[soft_bits:].as_signed(), []
+            places = iter(self._places)
             for low, half in ((0, self.multiplier[:_HALF_BITS]), (_HALF_BITS, self.multiplier[_HALF_BITS:])):
                 part = m.submodules[f"multiplier_{low}"] = Multiplier(
-                    a_bits=len(top), b_bits=len(half) + 1, primitives=self._primitives
+                    a_bits=len(top), b_bits=len(half) + 1, primitives=self._primitives, place=next(places, None)
                 )
                 m.d.comb += [part.a.eq(top), part.b.eq(half)]
                 halves.append((part.p, soft_bits + low))

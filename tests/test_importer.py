@@ -831,6 +831,28 @@ def test_graph_that_is_no_network(edits, message):
     assert any(line.endswith(message) for line in str(caught.value).splitlines())
 
 
+def test_all_problems_of_operators_on_several_tensors_are_listed_at_once():
+    kept = "must keep its quantisation Quantization(scale=0.5, zero_point=3)"
+    edits = {
+        "Pool2DOptions": {"stride_w": 3},
+        "ConcatenationOptions": {"fused_activation_function": 1},
+        "tensor concat": quantized([0.25], [3]),
+        "AddOptions": {"fused_activation_function": 4},
+        "tensor offset": quantized([0], [0]),
+        "tensor rest/constant": quantized([np.nan], [200]),
+    }
+    assert refusal(edits, several()).split("\n") == [
+        "net: 7 problems",
+        "  operator 0, peak: stride must be 1 or 2, not 3",
+        f"  operator 2, concat: {kept}, not make Quantization(scale=0.25, zero_point=3)",
+        "  operator 2, concat: activation must be NONE, not 1",
+        "  operator 3, skip: activation must be NONE, RELU or RELU6, not 4",
+        "  operator 5, rest: the constant operand's scale must be positive and finite, not nan",
+        "  operator 5, rest: the constant operand's zero point must be in -128..127, not 200",
+        "  operator 6, offset: output scale must be positive and finite, not 0.0",
+    ]
+
+
 @pytest.mark.parametrize(
     ("edits", "message"),
     [
