@@ -1,4 +1,4 @@
-"""The command line: ``python -m gen build|simulate|check|table [MODEL]``.
+"""The command line: ``python -m gen build|simulate|check|table [MODEL]`` and ``survey MODEL...``.
 
 Results go to stdout, progress and errors to stderr. Exit status 0 for success, 1 for failure, 2 for wrong usage. What a
 verb needs is imported when it runs, so that ``--help`` and ``table`` answer at once.
@@ -19,6 +19,7 @@ from rich.text import Text
 
 import boards
 from gen.errors import GenError
+from gen.results import file_name, result_folder, write_report
 from gen.table import TableError
 
 __all__ = ["main"]
@@ -57,8 +58,11 @@ class BoardName(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-def verb(*options):
-    """Make a function a verb of :func:`main`: the arguments that all verbs share, ``options``, and tidy failures."""
+def verb(*options, many=False):
+    """Make a function a verb of :func:`main`: the arguments that all verbs share, ``options``, and tidy failures.
+
+    It takes one ``model``, or ``many`` as ``models``.
+    """
 
     def decorate(function):
         @functools.wraps(function)
@@ -81,7 +85,7 @@ def verb(*options):
                 sys.exit(1)
 
         shared = (
-            click.argument("model", required=False),
+            click.argument("models", nargs=-1) if many else click.argument("model", required=False),
             click.option("--board", type=BoardName(), default="ulx3s", show_default=True, help="Board to plan for."),
             click.option(
                 "-o", "directory", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help=OUTPUT_HELP
@@ -97,8 +101,13 @@ def verb(*options):
     return decorate
 
 
-OUTPUT_HELP = "Folder for the results; build and simulate default to build/MODEL-BOARD, the others write nothing."
+OUTPUT_HELP = """Folder for the results; build and simulate default to build/MODEL-BOARD, survey makes a MODEL-BOARD
+for each model in DIR or else in build, the others write nothing."""
 ARRAY = click.option("--array", type=ArraySize(), help="Fix the MAC array: K inputs by N outputs.")
+RANDOM = click.option(
+    "--random", "count", type=click.IntRange(1), metavar="N", help="Draw N inputs at random.  [default: 1]"
+)
+SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of --random.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -117,7 +126,7 @@ def table(model, board, directory, as_json):
 
     network = _lowered(model)
     if directory is not None:
-        path = directory / f"{_file_name(network.name)}.toml"
+        path = directory / f"{file_name(network.name)}.toml"
         save(network, path)
         click.echo(f"wrote {path}", err=True)
     if as_json:
@@ -135,7 +144,7 @@ def check(model, board, directory, as_json, array):
     network, planned = _plan(model, board, array)
     report = planned.report()
     if directory is not None:
-        _write_report(directory, report)
+        write_report(directory, report)
     if as_json:
         _print_json(report)
     else:
@@ -154,10 +163,8 @@ def check(model, board, directory, as_json, array):
         metavar="X.npy",
         help="Input of the model's own shape and type, or a batch of them; may be repeated.",
     ),
-    click.option(
-        "--random", "count", type=click.IntRange(1), metavar="N", help="Draw N inputs at random.  [default: 1]"
-    ),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of --random."),
+    RANDOM,
+    SEED,
     click.option("--rtl", type=click.Path(path_type=Path), metavar="FILE", help="Simulate FILE in place of the core."),
 )
 def simulate(model, board, directory, as_json, array, paths, count, seed, rtl):
@@ -181,18 +188,56 @@ def simulate(model, board, directory, as_json, array, paths, count, seed, rtl):
         inputs = [{name: scan for name in network.inputs} for scan in scans]
     else:
         inputs = random_inputs(network, count or 1, seed)
-    directory = directory or _default_directory(network, board)
+    directory = directory or result_folder(network, board)
     report = run(planned, inputs, directory=directory, rtl=rtl)
     if labels is not None:
         outputs = np.load(directory / "output.npy")
         report["accuracy"] = float(np.mean(outputs.argmax(axis=-1) == labels))
         if not as_json:
             _draw_digits(scans, outputs)
-    _write_report(directory, report)
-    _write_report(directory, report)
+    write_report(directory, report)
     _print_report(report, as_json)
     if not report["bit_exact"]:
         raise GenError(report["difference"])
+
+
+@verb(
+    ARRAY,
+    click.option(
+        "--inputs",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        metavar="DIR",
+        help="Folder of inputs; those of a model are named MODEL__*.npy.",
+    ),
+    RANDOM,
+    SEED,
+    click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Models to run at a time."),
+    many=True,
+)
+def survey(models, board, directory, as_json, array, inputs, count, seed, jobs):
+    """Simulate each MODEL on all its inputs in a folder, on random ones, or both, and print a row as it finishes.
+
+    A folder as MODEL stands for all .tflite files in it. Exit status 1 if anything differs or fails.
+    """
+    from gen.survey import Survey, header, label, models_of, reason, row, totals
+
+    models = models_of(models) or [None]
+    task = Survey(board.name, array, inputs, count or 0, seed, directory or Path("build"))
+    width = max(map(len, ["model", *map(label, models)]))
+    say = (lambda text: None) if as_json else click.echo
+    say(header(width))
+    reports = [None] * len(models)
+    for number, report in task.reports(models, jobs):
+        reports[number] = report
+        say(row(label(models[number]), report, width))
+    say(f"\n{totals(reports)}")
+    failed = [report for report in reports if reason(report)]
+    for report in failed:
+        say(f"\n{report['model']}: {reason(report)}")
+    if as_json:
+        _print_json(reports)
+    if failed:
+        raise GenError(f"{len(failed)} of {len(reports)} networks differ or fail")
 
 
 @verb(
@@ -210,7 +255,7 @@ def build(model, board, directory, as_json, array, seeds, no_verify):
     if board.simulation_only:
         raise click.UsageError(f"--board {board.name} has no bitstream; it is for simulate, check and table.")
     network, planned = _plan(model, board, array)
-    directory = directory or _default_directory(network, board)
+    directory = directory or result_folder(network, board)
     _print_report(run(planned, directory=directory, verify=not no_verify, seeds=seeds), as_json)
 
 
@@ -247,24 +292,10 @@ def _draw_digits(scans, outputs):
         _stdout().print(draw(scan, scores), end="\n\n")
 
 
-def _default_directory(network, board):
-    return Path("build") / f"{_file_name(network.name)}-{board.name}"
-
-
-def _file_name(name):
-    """``name`` with what could mean something to a file system replaced."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "network"
-
-
 def _stdout():
     """A console on stdout; where that is no terminal, wide enough for every table."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=200)
-
-
-def _write_report(directory, report):
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def _print_json(report):

@@ -1,30 +1,21 @@
-"""Floorplan: fixed places on the die for the array's and the requantisers' multipliers, and the columns' block RAMs."""
+"""Floorplan: fixed places on the die for the array's and the requantisers' multipliers, and for block RAMs by them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from hw.array import ColumnPlaces
+from hw.places import CORE_ANYWHERE, ColumnPlaces, CorePlaces
 from hw.requantise import Requantiser
 
-__all__ = ["Floorplan", "floorplan"]
+__all__ = ["floorplan"]
 
 Row = Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Floorplan:
-    """Places by name, for the array's columns and for the multipliers of the depthwise engine's requantisers."""
-
-    columns: tuple[ColumnPlaces, ...]
-    depthwise: tuple[tuple[str, ...], ...]
-
-
-def floorplan(rows: Sequence[Row], *, columns: int, height: int, lanes: int) -> Floorplan | None:
-    """Places for an array, such that what is connected lies side by side; None where it does not fit so.
+def floorplan(rows: Sequence[Row], *, columns: int, height: int, lanes: int) -> CorePlaces:
+    """Places for an array, such that what is connected lies side by side; none at all where it does not fit so.
 
     A column's multipliers lie side by side in one row of the die, behind them its requantiser's where the row has room
     for them, and its block RAMs in the row beside. Columns go through the rows like a plough, the first of which begins
-    with the multipliers of the depthwise engine's requantisers.
+    with the multipliers of the depthwise engine's requantisers, by which its weights lie.
 
     Parameters
     ----------
@@ -36,23 +27,24 @@ def floorplan(rows: Sequence[Row], *, columns: int, height: int, lanes: int) -> 
         Requantisers of the depthwise engine.
 
     >>> rows = [[(letter, letter.upper()) for letter in "abcdefghij"], [(digit, digit + "R") for digit in "0123456"]]
-    >>> plan = floorplan(rows, columns=2, height=3, lanes=1)
-    >>> plan.depthwise
-    (('a', 'b'),)
+    >>> plan = floorplan(rows, columns=3, height=3, lanes=1)
+    >>> plan.lanes, plan.coefficients
+    ((('a', 'b'),), ('A', 'B'))
     >>> for column in plan.columns:
     ...     print(*map("".join, (column.multipliers, column.requantiser, column.block_rams)))
     cde fg CDEFG
+    hij  HIJ
     654 32 6R5R4R3R2R
-    >>> floorplan(rows, columns=6, height=3, lanes=1) is None
-    True
+    >>> floorplan(rows, columns=6, height=3, lanes=1)
+    CorePlaces(columns=(), lanes=(), coefficients=())
     """
     pair = Requantiser.hard_multipliers
     spare = sum(map(len, rows)) - columns * height
     hard = max(0, min(lanes, spare // pair))
     free = [list(row) for row in rows]
     if not free or len(free[0]) < pair * hard:
-        return None
-    taken = [name for name, _ in free[0][: pair * hard]]
+        return CORE_ANYWHERE
+    names, rams = zip(*free[0][: pair * hard], strict=True) if hard else ((), ())
     free[0] = free[0][pair * hard :]
     placed: list[ColumnPlaces] = []
     for number, row in enumerate(free):
@@ -62,8 +54,8 @@ def floorplan(rows: Sequence[Row], *, columns: int, height: int, lanes: int) -> 
         for n in range(count):
             size = height + pair * (n < paired)
             run, ahead = ahead[:size], ahead[size:]
-            names = tuple(name for name, _ in run)
-            placed.append(ColumnPlaces(names[:height], names[height:], tuple(ram for _, ram in run)))
+            multipliers, block_rams = zip(*run, strict=True)
+            placed.append(ColumnPlaces(multipliers[:height], multipliers[height:], block_rams))
     if len(placed) < columns:
-        return None
-    return Floorplan(tuple(placed), tuple(zip(*[iter(taken)] * pair, strict=True)))
+        return CORE_ANYWHERE
+    return CorePlaces(tuple(placed), tuple(zip(*[iter(names)] * pair, strict=True)), rams)

@@ -13,10 +13,10 @@ from rich.console import Group
 from rich.table import Table as Rows
 
 import boards
-from gen import schedule
+from gen import lifetimes, schedule
 from gen.contents import memory_contents
 from gen.errors import GenError
-from gen.floorplan import Floorplan, floorplan
+from gen.floorplan import floorplan
 from gen.layout import Placement, ceil_div, patches_of, place
 from gen.order import Row, kept_rows, order_of
 from gen.resources import EXPECTED_CLOCK_HZ, estimate
@@ -25,6 +25,7 @@ from gen.table import Table
 from gen.tools import rtlil_to_verilog
 from hw.config import ArrayShape, CoreConfig
 from hw.core import Core
+from hw.places import CorePlaces
 from hw.requantise import Requantiser
 
 __all__ = ["FAST_ENOUGH_US", "Plan", "plan"]
@@ -67,7 +68,7 @@ class Plan:
         When each stage ran.
     resources : dict of str to int
         Estimated ``lut``, ``ff``, ``mult``, ``ebr``.
-    floorplan : Floorplan or None
+    places_on_die : CorePlaces
         Fixed places on the board's die, where it is known.
     """
 
@@ -81,7 +82,7 @@ class Plan:
     cycles: int
     stage_cycles: list[schedule.StageCycles]
     resources: dict[str, int]
-    floorplan: Floorplan | None
+    places_on_die: CorePlaces
 
     @property
     def clock_mhz_estimate(self) -> float:
@@ -110,11 +111,7 @@ class Plan:
 
     @cached_property
     def _core(self):
-        places = self.floorplan
-        core = Core(
-            self.config, init=self.contents, digest=self.digest,
-            columns=places.columns if places else (), lanes=places.depthwise if places else (),
-        )  # fmt: skip
+        core = Core(self.config, init=self.contents, digest=self.digest, places=self.places_on_die)
         # Without a reset, which would be one net to a register in five: configuration sets all of them.
         clock = partial(ClockDomain, reset_less=True)
         return rtlil_to_verilog(rtlil.convert(core, name="core", emit_src=False, missing_domain=clock))
@@ -267,6 +264,7 @@ def _planned(table, board, stages, lanes, words):
     kept = kept_rows(stages, results)
     order = order_of(stages, kept)
     places, feature_depth = place(stages, array, order, kept, results)
+    lifetimes.check(stages, order, places, results)
     addresses = []
     coefficients = depthwise_scales = weights = scales = residuals = 0
     for stage in stages:
@@ -298,7 +296,7 @@ def _planned(table, board, stages, lanes, words):
     hard_lanes = min(left, lanes)
     hard_columns = tuple(range(min(left - hard_lanes, lanes)))
     die = floorplan(board.multiplier_rows, columns=lanes, height=array.array_rows, lanes=hard_lanes)
-    if die and left:
+    if left and die.columns:
         hard_columns = tuple(n for n, column in enumerate(die.columns) if column.requantiser)
     config = CoreConfig(
         lanes=lanes,

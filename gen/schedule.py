@@ -271,7 +271,7 @@ def cycles_of(stages: list[Stage], order: list[Row], config: CoreConfig) -> tupl
     drain = Core.drain_cycles(config)
     write = MacArray.latency(config)
 
-    start = 1  # the host's start passes a register
+    start = Core.start_cycles
     job_array = start + Sequencer.period  # when the next job is valid
     jobs = _WindowJobs(start)
     written = [0]  # when the count of rows written reaches the index

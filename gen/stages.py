@@ -546,7 +546,10 @@ def _constant_arithmetic(table, layer, channels):
     constants = np.broadcast_to(layer.constant.reshape(-1), channels)
     lines = {int(value): _line(table, layer, value) for value in np.unique(constants)}
     for repeats in _REPEATS:
-        found = {value: _fit(*line, layer.clamp, 127 * repeats) for value, line in lines.items()}
+        found = {
+            value: _factor(table, layer, value, 127 * repeats) or _fit(*line, layer.clamp, 127 * repeats)
+            for value, line in lines.items()
+        }
         if all(found.values()):
             break
     else:
@@ -577,6 +580,17 @@ def _line(table, layer, value):
     else:
         slope = source.scale / output.scale * (-1 if layer.operator == "sub" and layer.constant_first else 1)
     return outputs - output.zero_point, slope, output.zero_point
+
+
+def _factor(table, layer, value, most):
+    """As :func:`_fit`, of a ``mul``: its own sums and multiplier; None for another operator, or if they do not do."""
+    if layer.operator != "mul":
+        return None
+    weight = value - layer.constant_quantization.zero_point
+    multiplier, shift = (int(one[0]) for one in golden.layer_multipliers(table, layer))
+    if abs(weight) > most or shift > 0:
+        return None
+    return weight, -weight * table.source(layer).quantization.zero_point, multiplier, shift
 
 
 def _fit(outputs, slope, zero_point, clamp, most):

@@ -1,7 +1,5 @@
 """Systolic MAC array: output-stationary columns that patches flow through."""
 
-from dataclasses import dataclass
-
 from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
@@ -12,23 +10,13 @@ from hw.delay import delay
 from hw.jobs import array_job
 from hw.loops import Loop
 from hw.memory import FillMemory, FillWord, filled_block_rams
+from hw.patch import PatchBuffer
+from hw.places import COLUMN_ANYWHERE
 from hw.primitives import Multiplier, adder_tree
 from hw.requantise import Activation, ActivationBounds, Requantiser
 from hw.residual import ResidualAdder
 
-__all__ = ["ArrayController", "Column", "ColumnPlaces", "MacArray"]
-
-
-@dataclass(frozen=True)
-class ColumnPlaces:
-    """Where on the die a column's multipliers, its requantiser's, and its block RAMs stand; empty: anywhere."""
-
-    multipliers: tuple[str, ...] = ()
-    requantiser: tuple[str, ...] = ()
-    block_rams: tuple[str, ...] = ()
-
-
-_ANYWHERE = ColumnPlaces()
+__all__ = ["ArrayController", "Column", "MacArray"]
 
 
 class Column(wiring.Component):
@@ -52,7 +40,7 @@ class Column(wiring.Component):
         Block RAMs are placed where there are enough: those of weights, then biases, then multipliers.
     """
 
-    def __init__(self, config: CoreConfig, *, number, select, init, places=_ANYWHERE):
+    def __init__(self, config: CoreConfig, *, number, select, init, places=COLUMN_ANYWHERE):
         self._config, self._places = config, places.multipliers or [None] * config.array_rows
         shapes = {
             "weights": (8 * config.array_rows, config.weight_depth),
@@ -88,7 +76,7 @@ class Column(wiring.Component):
         self._passed = tuple(passed)
         super().__init__(members)
 
-    #: Cycles from a weight's address to the weight; from the same patch word's address to ``x`` it must be as many.
+    #: Cycles from a weight's address to the weight.
     weight_latency = FillMemory.latency
 
     @staticmethod
@@ -288,7 +276,7 @@ class MacArray(wiring.Component):
     def __init__(self, config: CoreConfig, *, select, init, places=()):
         self._config = config
         self._columns = [
-            Column(config, number=n, select=select, init=init, places=places[n] if places else _ANYWHERE)
+            Column(config, number=n, select=select, init=init, places=places[n] if places else COLUMN_ANYWHERE)
             for n in range(config.lanes)
         ]
         if config.residual_lanes:
@@ -317,10 +305,13 @@ class MacArray(wiring.Component):
             }
         )
 
-    @staticmethod
-    def latency(config) -> int:
+    #: Cycles that weights wait for their patch word.
+    _wait = PatchBuffer.latency - Column.weight_latency
+
+    @classmethod
+    def latency(cls, config) -> int:
         """Cycles from the last issue of an output group to its word at the feature memory."""
-        made = ArrayController.latency + Column.latency(config) + config.lanes + Activation.latency
+        made = ArrayController.latency + cls._wait + Column.latency(config) + config.lanes + Activation.latency
         return made + ResidualAdder.latency(config)
 
     def elaborate(self, platform):
@@ -335,12 +326,12 @@ class MacArray(wiring.Component):
             self.patch.eq(controller.patch),
         ]
         # Columns: everything enters the first one and moves on by a register a column.
-        first, previous = columns[0], None
+        first, previous, wait = columns[0], None, self._wait
         m.d.comb += [
             first.x.eq(self.x),
-            first.weight.eq(controller.weight),
-            first.first.eq(delay(m, "first", controller.first, Column.weight_latency + Column.sum_delay(config))),
-            first.scale.eq(delay(m, "scale", controller.scale, Column.scale_delay(config))),
+            first.weight.eq(delay(m, "weight", controller.weight, wait)),
+            first.first.eq(delay(m, "first", controller.first, PatchBuffer.latency + Column.sum_delay(config))),
+            first.scale.eq(delay(m, "scale", controller.scale, wait + Column.scale_delay(config))),
         ]
         fill = self.fill
         m.submodules.activation = activation = Activation(lanes=config.lanes)
@@ -358,7 +349,7 @@ class MacArray(wiring.Component):
         # Destinations wait in a ring for their results, which come in order and are never more than it holds. The read
         # is addressed the cycle before the result is at the activation.
         layout = destination_layout(config)
-        wait = Column.latency(config) + config.lanes
+        wait += Column.latency(config) + config.lanes
         m.submodules.ring = ring = Memory(shape=layout, depth=1 << wait.bit_length(), init=[])
         write, read = ring.write_port(), ring.read_port()
         due = delay(m, "due", controller.result, wait - 1, reset_less=False)

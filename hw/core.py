@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.array import MacArray
 from hw.config import BANKS, TAPS, CoreConfig
-from hw.delay import delay
+from hw.delay import copies, delay
 from hw.depthwise import DepthwiseEngine
 from hw.features import FeatureMemory
 from hw.gather import Gather
@@ -16,6 +16,7 @@ from hw.host import HostPort
 from hw.jobs import WindowMode, array_job, window_job_bits
 from hw.memory import SLICE_BITS, slices_of
 from hw.patch import PatchBuffer
+from hw.places import CORE_ANYWHERE
 from hw.program import Sequencer
 from hw.requantise import Requantiser
 from hw.residual import residual_memories
@@ -73,14 +74,15 @@ class Core(wiring.Component):
         First words of the memories, by the names of :func:`filled_memories`.
     digest : int
         32 bits that tell which core this is.
-    columns, lanes : sequence
-        Where on the die the array's columns and the depthwise engine's requantisers stand: see
-        :class:`hw.array.MacArray` and :class:`hw.depthwise.DepthwiseEngine`. Empty: anywhere.
+    places : CorePlaces
+        Where on the die its parts stand.
     """
 
-    def __init__(self, config: CoreConfig, *, init=None, digest=0, columns=(), lanes=()):
-        self._config, self._init, self._digest = config, init or {}, digest
-        self._columns, self._lanes = columns, lanes
+    #: Cycles from the host's start to the engines'.
+    start_cycles = 2
+
+    def __init__(self, config: CoreConfig, *, init=None, digest=0, places=CORE_ANYWHERE):
+        self._config, self._init, self._digest, self._places = config, init or {}, digest, places
         super().__init__(
             {
                 "i": In(stream.Signature(8)),
@@ -113,13 +115,13 @@ class Core(wiring.Component):
         features = m.submodules.features = FeatureMemory(
             config, select=[select[name] for name in banks], init=[init.get(name, ()) for name in banks]
         )
-        depthwise = m.submodules.depthwise = DepthwiseEngine(config, select=select, init=init, places=self._lanes)
+        depthwise = m.submodules.depthwise = DepthwiseEngine(config, select=select, init=init, places=self._places)
         gather = m.submodules.gather = Gather(config)
         window = m.submodules.window = WindowGenerator(config, drain_cycles=self.drain_cycles(config))
         window_program = m.submodules.window_program = Sequencer(**memory("window_program"))
         array_program = m.submodules.array_program = Sequencer(**memory("array_program"))
         patch = m.submodules.patch = PatchBuffer(config)
-        array = m.submodules.array = MacArray(config, select=select, init=init, places=self._columns)
+        array = m.submodules.array = MacArray(config, select=select, init=init, places=self._places.columns)
         # From the header's address: r_addr in two cycles, then the memory, two turns and the register here, then one
         # more to be safe.
         host = m.submodules.host = HostPort(digest=self._digest, read_cycles=WindowGenerator.latency + 2)
@@ -128,9 +130,10 @@ class Core(wiring.Component):
         wiring.connect(m, window_program.jobs, window.jobs)
         wiring.connect(m, array_program.jobs, array.jobs)
 
-        start = delay(m, "start", host.start, 1, reset_less=False)
-        for component in (window_program, array_program, window, patch, array):
-            m.d.comb += component.start.eq(start)
+        start = delay(m, "start", host.start, self.start_cycles - 1, reset_less=False)
+        started = (window_program, array_program, window, patch, array)
+        for component, its_start in zip(started, copies(m, "start", start, len(started)), strict=True):
+            m.d.comb += component.start.eq(its_start)
         fill = Signal.like(host.fill)
         m.d.sync += fill.eq(host.fill)
         for component in (features, depthwise, window_program, array_program, array):

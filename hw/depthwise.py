@@ -6,7 +6,8 @@ from amaranth.lib.wiring import In, Out
 
 from hw.config import TAPS, CoreConfig
 from hw.delay import delay
-from hw.memory import FillMemory, FillWord
+from hw.memory import FillMemory, FillWord, filled_block_rams
+from hw.places import CORE_ANYWHERE
 from hw.primitives import adder_tree, check_primitives, gated_add, tree
 from hw.requantise import Activation, ActivationBounds, Requantiser
 
@@ -52,8 +53,8 @@ class DepthwiseLane(wiring.Component):
     """Nine products of one channel, summed, and accumulated over the windows that cover the kernel.
 
     ``acc`` holds the sum of ``window * weights`` from the window flagged ``first`` on, :attr:`latency` cycles later.
-    While ``maximum`` is set it is twice the greatest of the windows' values instead. One window a cycle, no stall, no
-    reset.
+    While ``maximum`` is set it is twice the greatest of those values whose weight is not 0 instead, or of -128. One
+    window a cycle, no stall, no reset.
 
     Parameters
     ----------
@@ -94,8 +95,14 @@ class DepthwiseLane(wiring.Component):
             m.d.comb += base.eq(self.acc)
         m.d.comb += following.eq(base + total)
         if self._max_pool:
-            greatest, levels = tree(m, "greatest", [self.window[tap] for tap in range(TAPS)], _greater)
-            greatest = delay(m, "greatest", greatest, self.latency - 1 - levels)
+            # What a window shows beyond the kernel, where weights are 0, must not win.
+            values = [Signal(signed(8), name=f"value_{tap}", reset_less=True) for tap in range(TAPS)]
+            m.d.sync += [
+                value.eq(Mux(weight.any(), shown, -128))
+                for value, weight, shown in zip(values, self.weights, self.window, strict=True)
+            ]
+            greatest, levels = tree(m, "greatest", values, _greater)
+            greatest = delay(m, "greatest", greatest, self.latency - 2 - levels)
             twice = Cat(Const(0, 1), greatest).as_signed()
             with m.If(self.maximum):
                 m.d.comb += following.eq(Mux(first | (twice > self.acc), twice, self.acc))
@@ -112,10 +119,10 @@ class DepthwiseEngine(wiring.Component):
 
     Takes a window of every lane a cycle. The windows that cover a kernel come one after another, framed by ``first``
     and ``last``; a result is valid :meth:`latency` cycles after the last. ``maximum``, which stays while windows are on
-    their way, takes their greatest value in place of the sum of products. ``coefficient`` and ``scale`` are addresses,
-    given :attr:`lead` cycles before their window. No stall; ``o_valid`` is 0 after reset.
+    their way, takes their greatest value in place of the sum of products: see :class:`DepthwiseLane`. ``coefficient``
+    and ``scale`` are addresses, given :attr:`lead` cycles before their window. No stall; ``o_valid`` is 0 after reset.
 
-    Golden model: ``sim.golden.run_layer`` for ``depthwise_conv2d``, ``average_pool2d`` and ``mean``.
+    Golden model: ``sim.golden.run_layer`` for ``depthwise_conv2d``, ``average_pool2d``, ``max_pool2d`` and ``mean``.
 
     Parameters
     ----------
@@ -124,21 +131,21 @@ class DepthwiseEngine(wiring.Component):
         Fill selects of ``coefficients``, ``depthwise_bias``, ``depthwise_scale``.
     init : dict of str to sequence of int
         First words of the same memories.
-    places : sequence of sequence of str
-        Of the requantisers' hardware multipliers: see :class:`hw.requantise.Requantiser`. Empty: anywhere.
+    places : CorePlaces
+        Its ``lanes`` and, where they are enough, ``coefficients``.
     """
 
     #: Cycles from the addresses to their window.
     lead = FillMemory.latency
 
-    def __init__(self, config: CoreConfig, *, select, init, places=()):
-        self._config, self._select, self._init = config, select, init
+    def __init__(self, config: CoreConfig, *, select, init, places=CORE_ANYWHERE):
+        self._config, self._select, self._init, self._places = config, select, init, places
         self._requantisers = [
             Requantiser(
                 accumulator_bits=config.depthwise_accumulator_bits, bias_bits=config.bias_bits,
                 window_bits=config.depthwise_window_bits, multiplier_bits=config.multiplier_bits,
                 hard=n < config.hard_lanes, primitives=config.primitives,
-                places=places[n] if n < len(places) else (),
+                places=places.lanes[n] if n < len(places.lanes) else (),
             ) for n in range(config.lanes)
         ]  # fmt: skip
         super().__init__(
@@ -162,17 +169,18 @@ class DepthwiseEngine(wiring.Component):
     @staticmethod
     def latency(config) -> int:
         """Cycles from a result's last window to the result."""
-        return DepthwiseLane.latency + Requantiser.latency(config.depthwise_window_bits) + Activation.latency
+        return 1 + DepthwiseLane.latency + Requantiser.latency(config.depthwise_window_bits) + Activation.latency
 
     def elaborate(self, platform):
         m = Module()
         config = self._config
         lanes = config.lanes
         latency = self.latency(config)
+        width, depth, places = 8 * TAPS * lanes, config.coefficient_depth, self._places.coefficients
         m.submodules.coefficients = coefficients = FillMemory(
-            width=8 * TAPS * lanes, depth=config.coefficient_depth,
+            width=width, depth=depth,
             select=self._select["coefficients"], init=self._init.get("coefficients", ()),
-            primitives=config.primitives,
+            primitives=config.primitives, places=places if len(places) >= filled_block_rams(width, depth) else (),
         )  # fmt: skip
         m.submodules.bias = bias = FillMemory(
             width=config.bias_bits * lanes, depth=config.depthwise_scale_depth,
@@ -185,10 +193,13 @@ class DepthwiseEngine(wiring.Component):
             select=self._select["depthwise_scale"], init=self._init.get("depthwise_scale", ()),
             primitives=config.primitives,
         )  # fmt: skip
-        at_bias = delay(m, "scale", self.scale, DepthwiseLane.latency)
+        # A register on the way in, for the lanes are many and windows come from one place.
+        window, first = Signal.like(self.window, reset_less=True), delay(m, "first", self.first, 1)
+        m.d.sync += window.eq(self.window)
+        at_bias = delay(m, "scale", self.scale, 1 + DepthwiseLane.latency)
         m.d.comb += [memory.fill.eq(self.fill) for memory in (coefficients, bias, scale)]
         m.d.comb += [
-            coefficients.r_addr.eq(self.coefficient),
+            coefficients.r_addr.eq(delay(m, "coefficient", self.coefficient, 1)),
             bias.r_addr.eq(at_bias),
             scale.r_addr.eq(delay(m, "multiplier", at_bias, Requantiser.scale_delay)),
         ]
@@ -200,9 +211,9 @@ class DepthwiseEngine(wiring.Component):
                 accumulator_bits=config.depthwise_accumulator_bits, max_pool=config.max_pool,
                 primitives=config.primitives,
             )  # fmt: skip
-            m.d.comb += [lane.window[tap].eq(self.window[tap][n]) for tap in range(TAPS)]
+            m.d.comb += [lane.window[tap].eq(window[tap][n]) for tap in range(TAPS)]
             m.d.comb += [
-                lane.weights.eq(weights[n]), lane.first.eq(self.first), lane.maximum.eq(self.maximum),
+                lane.weights.eq(weights[n]), lane.first.eq(first), lane.maximum.eq(self.maximum),
                 requantiser.acc.eq(lane.acc),
                 requantiser.bias.eq(bias.r_data[n * config.bias_bits :][: config.bias_bits]),
                 Cat(requantiser.multiplier, requantiser.shift).eq(scale.r_data[n * scale_bits :][:scale_bits]),

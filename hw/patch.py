@@ -5,6 +5,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import CoreConfig
+from hw.delay import delay
 from hw.memory import Ram
 
 __all__ = ["PatchBuffer"]
@@ -16,7 +17,7 @@ class PatchBuffer(wiring.Component):
     A write is either one feature word, which joins the ones before it until a patch word is full, or (``full``) a
     whole patch word. ``end`` closes the patch: what is left of its last word is not written, and meets weights of 0.
     ``arrived`` pulses when a patch is complete; it may be read from the next cycle on. ``r_data`` is word ``r_addr``
-    of three cycles before. There is no flow control here: the writer reserves room, the reader counts arrivals.
+    of four cycles before. There is no flow control here: the writer reserves room, the reader counts arrivals.
 
     Parameters
     ----------
@@ -24,7 +25,7 @@ class PatchBuffer(wiring.Component):
     """
 
     #: Cycles from ``r_addr`` to ``r_data``.
-    latency = Ram.latency
+    latency = Ram.latency + 1
 
     def __init__(self, config: CoreConfig):
         self._config = config
@@ -56,13 +57,14 @@ class PatchBuffer(wiring.Component):
         with m.If(self.start):
             m.d.sync += [place.eq(1), address.eq(0)]
         m.d.sync += self.arrived.eq(self.valid & self.end)
+        r_addr = delay(m, "r_addr", self.r_addr, 1)  # the array is far away
         words = []
         for n in range(config.words):
             ram = m.submodules[f"ram_{n}"] = Ram(
                 width=config.word_bits, depth=config.patch_depth, primitives=config.primitives
             )
             this = self.data[n * config.word_bits :][: config.word_bits]
-            m.d.comb += [ram.w_addr.eq(address), ram.w_en.eq(enable[n]), ram.r_addr.eq(self.r_addr)]
+            m.d.comb += [ram.w_addr.eq(address), ram.w_en.eq(enable[n]), ram.r_addr.eq(r_addr)]
             with m.If(self.full):
                 m.d.comb += ram.w_data.eq(this)
             with m.Else():

@@ -63,7 +63,8 @@ def small_config(**changes):
     """Dimensions of a core that simulates fast."""
     dimensions = dict(
         lanes=2, words=2, accumulator_bits=24, depthwise_accumulator_bits=22, bias_bits=22, window_bits=20,
-        depthwise_window_bits=18, multiplier_bits=33, hard_requantisers=changes.get("lanes", 2) * 3 // 2,
+        depthwise_window_bits=18, multiplier_bits=33, hard_lanes=changes.get("lanes", 2),
+        hard_columns=tuple(range(0, changes.get("lanes", 2), 2)),
         feature_depth=256, patch_depth=16,
         weight_depth=64, scale_depth=32, coefficient_depth=64, depthwise_scale_depth=32, window_program_depth=32,
         array_program_depth=32,

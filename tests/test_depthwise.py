@@ -56,16 +56,56 @@ def test_lane():
     assert seen["acc"][dut.latency :] == expected
 
 
-def engine_script(config, seed, count):
+def test_lane_takes_maxima():
+    """Twice the greatest value under a weight, over one window or many; -256 where there is none."""
+    rng = random.Random(2)
+    windows, weights, first, expected = [], [], [], []
+    for count in [1, 1, 2, 3, 1, 4, 9, 1, 1] * 12:
+        greatest = -128
+        low, high = sorted(rng.choice((-128, -100, -1, 0, 127)) for _ in range(2))
+        for n in range(count):
+            window = [rng.choice((low, high, rng.randint(low, high))) for _ in range(9)]
+            weight = [rng.choice((2, 2, 1, -128, 0, 0)) for _ in range(9)]
+            if rng.random() < 0.2:
+                weight = [0] * 9
+            greatest = max([greatest, *(a for a, b in zip(window, weight, strict=True) if b)])
+            windows.append(packed(window, 8))
+            weights.append(packed(weight, 8))
+            first.append(int(n == 0))
+            expected.append(2 * greatest)
+    dut = DepthwiseLane(accumulator_bits=10, max_pool=True, primitives="portable")
+    tail = [0] * dut.latency
+    ports = {"window": windows + tail, "weights": weights + tail, "first": first + tail}
+    seen = drive(dut, ports | {"maximum": [1] * (len(windows) + dut.latency)}, ["acc"])
+    assert seen["acc"][dut.latency :] == expected
+    assert {-256, 254} < set(expected)
+    # The same lane multiplies while nobody wants maxima; sums here leave 10 bits, so they wrap.
+    seen = drive(dut, ports | {"maximum": [0] * (len(windows) + dut.latency)}, ["acc"])
+    products = [
+        sum(a * b for a, b in zip(unpacked(x, 8, 9), unpacked(w, 8, 9), strict=True))
+        for x, w in zip(windows, weights, strict=True)
+    ]
+    total, sums = 0, []
+    for product, begins in zip(products, first, strict=True):
+        total = product if begins else total + product
+        sums.append(unpacked(total & 0x3FF, 10, 1)[0])
+    assert seen["acc"][dut.latency :] == sums
+
+
+def engine_script(config, seed, count, *, maximum=False):
     """Contents of an engine's memories, values for its ports a cycle each, and (cycle, result, end) to come."""
     rng = np.random.default_rng(seed)
     lanes, depth, scales = config.lanes, config.coefficient_depth, config.depthwise_scale_depth
     weights = rng.integers(-128, 128, (depth, lanes, 9), np.int8)
     weights[::5] = rng.choice([-128, 127], weights[::5].shape)
+    if maximum:
+        weights = rng.choice([0, 2], weights.shape).astype(np.int8)
     least = 1 << config.bias_bits - 2
     bias = rng.integers(-least, least, (scales, lanes)) >> rng.integers(0, 12, (scales, lanes))
     multiplier = rng.integers(1 << 30, 1 << 31, (scales, lanes))
     shift = rng.integers(6, 13, (scales, lanes))
+    if maximum:
+        bias, shift = bias % 64, shift % 2
     contents = {
         "coefficients": [packed(word.reshape(-1), 8) for word in weights],
         "depthwise_bias": [packed(word, config.bias_bits) for word in bias],
@@ -80,10 +120,11 @@ def engine_script(config, seed, count):
     ports = {name: [0] * cycles for name in ("window", "valid", "first", "last", "end", "coefficient", "scale")}
     zero_point, lo, hi = bounds = int(rng.integers(-40, 40)), -100, 90
     ports["bounds"] = [packed(bounds, 8)] * cycles
+    ports["maximum"] = [int(maximum)] * cycles
     expected, at = [], lead
     half = 1 << config.depthwise_window_bits - 1
     while at < lead + count - 9:
-        sums = np.zeros(lanes, np.int64)
+        sums = np.full(lanes, -256 if maximum else 0, np.int64)
         number = int(rng.choice([1, 1, 2, 4]))
         scale = int(rng.integers(scales))
         end = int(rng.integers(2))
@@ -92,7 +133,10 @@ def engine_script(config, seed, count):
             window = rng.integers(-128, 128, (9, lanes), np.int8)
             if rng.random() < 0.2:
                 window[:] = rng.choice([-128, 127])
-            sums += (window.astype(np.int64) * weights[address].T).sum(axis=0)
+            if maximum:
+                sums = np.maximum(sums, 2 * np.where(weights[address].T != 0, window.astype(np.int64), -128).max(axis=0))
+            else:
+                sums += (window.astype(np.int64) * weights[address].T).sum(axis=0)
             ports["window"][at] = packed(window.reshape(-1), 8)
             ports["valid"][at] = 1
             ports["first"][at] = int(tile == 0)
@@ -130,6 +174,17 @@ def test_engine(lanes, seed):
     assert engine_results(seen, config) == expected
     values = [value for _, values, _ in expected for value in values]
     assert {-100, 90} < set(values) and len(expected) > 80
+
+
+@pytest.mark.parametrize("lanes, seed", [(1, 1), (3, 3)])
+def test_engine_takes_maxima(lanes, seed):
+    config = small_config(lanes=lanes, max_pool=True)
+    contents, ports, expected = engine_script(config, seed, 250, maximum=True)
+    dut = DepthwiseEngine(config, select=SELECT, init=contents)
+    seen = drive(dut, ports, ["o", "o_valid", "o_end"])
+    assert engine_results(seen, config) == expected
+    values = [value for _, values, _ in expected for value in values]
+    assert {-100, 90} < set(values) and len(set(values)) > 20
 
 
 def test_engine_filled_over_the_bus():

@@ -1,0 +1,192 @@
+"""Survey: many networks planned and simulated, a row for each."""
+
+import io
+import multiprocessing
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+
+import boards
+from gen.errors import GenError
+from gen.inputs import load_inputs, random_inputs
+from gen.passes import lower
+from gen.plan import plan
+from gen.results import result_folder, write_report
+from gen.simulate import simulate
+from gen.source import resolve
+from gen.steps import Steps
+from gen.table import TableError
+
+__all__ = ["Survey", "header", "label", "models_of", "reason", "row", "totals"]
+
+#: Titles behind the model's, and the widths of their columns.
+_COLUMNS = (
+    ("exact", 6), ("inputs", 6), ("cycles", 11), ("measured", 11), ("use", 6),
+    ("feature bytes", 13), ("weight bytes", 12), ("seconds", 8),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What to do with each network.
+
+    Parameters
+    ----------
+    board : str
+        Where to plan it for, by name.
+    array : (int, int) or None
+        Fixes the array.
+    inputs : Path or None
+        A folder of inputs, of which those named ``NETWORK__*.npy`` are the network's.
+    count, seed : int, int
+        How many inputs to draw at random besides; one if there are no others.
+    directory : Path
+        Takes a folder for each network.
+    """
+
+    board: str
+    array: tuple[int, int] | None
+    inputs: Path | None
+    count: int
+    seed: int
+    directory: Path
+
+    def reports(self, models: list[str | None], jobs: int = 1) -> Iterator[tuple[int, dict]]:
+        """The number of each of ``models`` and its report, as they finish; ``jobs`` run at a time."""
+        if jobs == 1:
+            yield from ((number, self.report(model)) for number, model in enumerate(models))
+            return
+        with ProcessPoolExecutor(min(jobs, len(models)), multiprocessing.get_context("spawn")) as pool:
+            running = {pool.submit(self.report, model): number for number, model in enumerate(models)}
+            for ended in as_completed(running):
+                number = running[ended]
+                error = ended.exception()  # of the process itself
+                yield number, {"model": label(models[number]), "error": str(error)} if error else ended.result()
+
+    def report(self, model: str | None) -> dict:
+        """The report on ``model``; where there is none, its name and the ``error``."""
+        name = label(model)
+        with redirect_stderr(_Prefixed(f"{name}: ", sys.stderr)):
+            try:
+                network = lower(resolve(model))
+                name = network.name
+                return self._simulated(network)
+            except (GenError, TableError, OSError) as error:
+                return {"model": name, "error": str(error)}
+            except Exception as error:  # a bug, which should not keep the others from being looked at
+                return {"model": name, "error": f"{type(error).__name__}: {error}"}
+
+    def _simulated(self, network):
+        steps, board = Steps(), boards.get(self.board)
+        with steps.step("plan", "Plan"):
+            planned = plan(network, board, array=self.array)
+        folder = result_folder(network, board, self.directory)
+        report = simulate(planned, self._inputs_of(network), directory=folder)
+        report["seconds"] = steps.seconds | report["seconds"]
+        write_report(folder, report)
+        return report
+
+    def _inputs_of(self, network):
+        files = sorted(self.inputs.glob("*.npy")) if self.inputs else []
+        own = [path for path in files if path.name.startswith(f"{network.name}__")]
+        inputs = load_inputs(network, own) if own else []
+        return inputs + random_inputs(network, self.count or int(not inputs), self.seed)
+
+
+class _Prefixed(io.TextIOBase):
+    """Passes lines to a stream, each behind a prefix."""
+
+    def __init__(self, prefix, stream):
+        self._prefix, self._stream, self._begun = prefix, stream, False
+
+    def write(self, text):
+        for line in text.splitlines(keepends=True):
+            self._stream.write(line if self._begun else self._prefix + line)
+            self._begun = not line.endswith("\n")
+        return len(text)
+
+    def flush(self):
+        self._stream.flush()
+
+
+def models_of(arguments: Iterable[str]) -> list[str]:
+    """The models that ``arguments`` name: a folder stands for all .tflite files in it.
+
+    Raises
+    ------
+    GenError
+        If a folder has none.
+    """
+    models = []
+    for argument in arguments:
+        if not Path(argument).is_dir():
+            models.append(argument)
+            continue
+        found = sorted(str(path) for path in Path(argument).iterdir() if path.suffix.lower() == ".tflite")
+        if not found:
+            raise GenError(f"{argument}: there is no .tflite file in this folder")
+        models += found
+    return models
+
+
+def label(model: str | None) -> str:
+    """What to call a MODEL that may never be read."""
+    if model is None:
+        return "digits"
+    return Path(model).stem if Path(model).suffix.lower() in (".tflite", ".toml") else model
+
+
+def reason(report: dict) -> str | None:
+    """Why a network failed, or None."""
+    for key in ("error", "difference"):
+        if key in report:
+            return report[key]
+    if report["cycles"] != report["cycles_measured"]:
+        return f"{report['cycles']:,} cycles planned, {report['cycles_measured']:,} measured"
+    return None
+
+
+def header(width: int) -> str:
+    """Titles of the rows; ``width`` is that of the models' column."""
+    return _line("model", width, [title for title, _ in _COLUMNS])
+
+
+def row(name: str, report: dict, width: int) -> str:
+    """A report in a line."""
+    if "error" in report:
+        return _line(name, width, ["failed"])
+    cells = [
+        "yes" if report["bit_exact"] else "NO",
+        f"{report['inferences']:,}",
+        f"{report['cycles']:,}",
+        f"{report['cycles_measured']:,}",
+        f"{report['utilisation']:.1%}",
+        f"{report['feature_bytes']:,}",
+        f"{report['weight_bytes']:,}",
+        f"{_seconds(report):,.1f}",
+    ]
+    return _line(name, width, cells)
+
+
+def totals(reports: list[dict]) -> str:
+    """All reports in a line."""
+    run = [report for report in reports if "error" not in report]
+    exact = sum(report["bit_exact"] for report in run)
+    inferences = sum(report["inferences"] for report in run)
+    seconds = sum(map(_seconds, run))
+    return (
+        f"{len(reports)} networks: {exact} bit-exact, {len(run) - exact} not, {len(reports) - len(run)} failed; "
+        f"{inferences:,} inferences, {seconds:,.1f} s"
+    )
+
+
+def _line(name, width, cells):
+    columns = zip(cells, _COLUMNS, strict=False)
+    return "".join([f"{name:{width}}", *(f"  {cell:>{size}}" for cell, (_, size) in columns)])
+
+
+def _seconds(report):
+    return sum(report["seconds"].values())
