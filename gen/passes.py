@@ -5,6 +5,8 @@ Every tensor that a pass leaves in the table keeps its name, type and values, bi
 
 from dataclasses import replace
 
+from gen.folding import fold_constant_channels
+
 __all__ = ["PASSES", "drop_reshapes", "fold_padding", "lower"]
 
 
@@ -59,17 +61,18 @@ def drop_reshapes(table):
     return table.with_layers(layers.values())
 
 
-#: What :func:`lower` runs, in order.
+#: What :func:`lower` always runs, in order.
 PASSES = (fold_padding, drop_reshapes)
 
 
-def lower(table):
-    """The table that the hardware runs: :data:`PASSES` one after the other.
+def lower(table, *, folding=False):
+    """The table that the hardware runs: :data:`PASSES` one after the other, and with ``folding`` a third.
 
     1. :func:`fold_padding`: no pads in front of convolutions.
     2. :func:`drop_reshapes`: no reshapes but those that give an output or a host operator its shape, or a convolution
        or pool the shape of an input that came flat.
+    3. :func:`gen.folding.fold_constant_channels`: no channels that cannot change.
     """
-    for run in PASSES:
+    for run in (*PASSES, fold_constant_channels) if folding else PASSES:
         table = run(table)
     return table

@@ -173,14 +173,14 @@ class Plan:
         config = self.config
         macs_per_cycle = config.array_rows * config.lanes
         clock = self.clock_mhz_estimate
-        macs = sum(layer.macs for stage in self.stages for layer in stage.layers)
+        live_macs = sum(layer.macs for stage in self.stages for layer in stage.layers)
         weight_bytes = sum(part.size for s in self.stages for part in (s.weights, s.window_weights) if part is not None)
         return {
             "model": self.table.name,
             "board": self.board.name,
             "device": self.board.device,
-            "macs": macs,
-            "live_macs": macs,
+            "macs": self.table.full_macs or live_macs,
+            "live_macs": live_macs,
             "array": {
                 "k": config.array_rows,
                 "n": config.lanes,
@@ -192,7 +192,7 @@ class Plan:
             "clock_mhz": clock,
             "latency_us": self.latency_us,
             "fps": 1e6 * clock / self.cycles,
-            "utilisation": macs / (self.cycles * macs_per_cycle),
+            "utilisation": live_macs / (self.cycles * macs_per_cycle),
             "resources": {
                 name: {"used": self.resources[name], "available": available}
                 for name, available in self.board.resources.items()

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from amaranth import Value
 from ports import drive, packed, simulate, small_config, unpacked
+from test_residual import added, memory_words, parameters
 
 from hw.array import Column, MacArray
 from hw.jobs import array_job
 from hw.patch import PatchBuffer
+from hw.residual import ResidualAdder, residual_memories
 from sim.golden import multiply_by_quantized_multiplier
 
 
@@ -62,12 +64,13 @@ def random_contents(config, seed):
 def selects(config):
     """Fill selects of all memories, apart from each other."""
     names = [f"{kind}_{n}" for n in range(config.lanes) for kind in ("weights", "bias", "scale")]
+    names += residual_memories(config)
     return {name: 7 + 3 * n for n, name in enumerate(names)}
 
 
 @dataclass
 class Row:
-    """A job of the array."""
+    """A job of the array. ``words`` are a patch's, of which a sum has ``idle`` more; ``residual`` 0 adds nothing."""
 
     pixels: int
     words: int
@@ -79,12 +82,27 @@ class Row:
     row_residue: int
     last: int
     bounds: tuple[int, int, int]
+    column_residue: int = 0
+    freed: int = 0  # words given back, where they are not the patch's
+    idle: int = 0
+    residual: int = 0
+
+    @property
+    def sum_words(self):
+        return self.words + self.idle
+
+    @property
+    def gives_back(self):
+        return self.freed or self.words
 
     def encoded(self, config):
         fields = vars(self) | {
-            "pixels": self.pixels - 1, "words": self.words - 1, "groups": self.groups - 1,
+            "pixels": self.pixels - 1, "words": self.sum_words - 1, "groups": self.groups - 1,
+            "freed": self.gives_back - 1,
             "bounds": dict(zip(("zero_point", "lo", "hi"), self.bounds, strict=True)),
         }  # fmt: skip
+        if not config.residual_lanes:
+            assert not fields.pop("idle") and not fields.pop("residual")
         return array_job(config).const(fields).as_value().value
 
 
@@ -92,14 +110,20 @@ def random_rows(rng, config, count):
     rows = []
     for n in range(count):
         words, groups = rng.choice((1, 1, 2, 3, 5)), rng.choice((1, 2, 3, 6))
+        adds = {}
+        if config.residual_lanes and rng.random() < 0.7:
+            # Results to add must lie apart; a sum may be longer still, as far as the job can say.
+            most, idle = config.residual_beats - 1, max(config.residual_beats - words, 0)
+            adds["idle"] = rng.choice((idle, idle, most))
+            adds["residual"], adds["freed"] = rng.randint(1, config.residual_scale_depth - 1), words + groups
         lo, hi = sorted((rng.randint(-128, 127), rng.randint(-128, 127)))
         rows.append(
             Row(
                 pixels=rng.choice((1, 2, 5, 8)), words=words, groups=groups,
-                weights=rng.randint(0, config.weight_depth - words * groups),
+                weights=rng.randint(0, config.weight_depth - (words + adds.get("idle", 0)) * groups),
                 scales=rng.randint(0, config.scale_depth - groups), address=rng.randint(0, 200),
                 column_pitch=rng.randint(0, 15), row_residue=rng.randrange(3), last=int(n == count - 1),
-                bounds=(rng.randint(-60, 60), min(lo, 0), max(hi, 1)),
+                bounds=(rng.randint(-60, 60), min(lo, 0), max(hi, 1)), column_residue=rng.randrange(3), **adds,
             )
         )  # fmt: skip
     return rows
@@ -110,14 +134,19 @@ class Run:
 
     def __init__(self):
         self.offered, self.taken, self.arrived, self.freed, self.writes = [], [], [], [], []
+        self.made, self.added = [], []
 
 
-async def play(ctx, dut, config, rows, patches, *, seed=0, job_gap=0.0, patch_gap=0.0, cycles=6000):
-    """Start ``dut`` and feed it jobs and patches, these into whatever room there is, until it has rested."""
+async def play(ctx, dut, config, rows, patches, *, residuals=(), seed=0, job_gap=0.0, patch_gap=0.0, cycles=6000):
+    """Start ``dut`` and feed it jobs and patches, these into whatever room there is, until it has rested.
+
+    ``residuals`` has the words to add for each patch, which come before it, a cycle each, and need room as well.
+    """
     rng, done = random.Random(seed), Run()
     ring = [rng.getrandbits(8 * config.array_rows) for _ in range(config.patch_depth)]
     room, tail, reading = config.patch_depth, 0, [0] * PatchBuffer.latency
     waiting, idle = list(patches), 0
+    adding = [list(words) for words in residuals] or [[] for _ in patches]
     ctx.set(dut.start, 1)
     ctx.set(dut.jobs.valid, 0)
     ctx.set(dut.arrived, 0)
@@ -129,8 +158,14 @@ async def play(ctx, dut, config, rows, patches, *, seed=0, job_gap=0.0, patch_ga
             done.freed.append((cycle, freed))
             # What was given back is overwritten at once.
             room += freed
-        arrived = bool(waiting) and room >= len(waiting[0]) and rng.random() >= patch_gap
+        comes = bool(waiting) and bool(adding[0]) and room > 0 and rng.random() >= patch_gap
+        ctx.set(dut.residual_valid, comes)
+        ctx.set(dut.residual, packed(adding[0].pop(0), 8) if comes else rng.getrandbits(config.word_bits))
+        room -= comes
+        arrived = bool(waiting) and not comes and not adding[0] and room >= len(waiting[0])
+        arrived = arrived and rng.random() >= patch_gap
         if arrived:
+            adding.pop(0)
             for word in waiting.pop(0):
                 ring[tail] = packed(word, 8)
                 tail, room = (tail + 1) % config.patch_depth, room - 1
@@ -150,6 +185,10 @@ async def play(ctx, dut, config, rows, patches, *, seed=0, job_gap=0.0, patch_ga
         if offering and ctx.get(dut.jobs.ready):
             done.taken.append(cycle)
             idle = 0
+        if ctx.get(dut.made_valid):
+            done.made.append((cycle, unpacked(ctx.get(dut.made), 8, config.lanes)))
+        if ctx.get(dut.added):
+            done.added.append(cycle)
         if enable := ctx.get(dut.w_en):
             idle = 0
             done.writes.append(
@@ -158,44 +197,58 @@ async def play(ctx, dut, config, rows, patches, *, seed=0, job_gap=0.0, patch_ga
             )  # fmt: skip
         else:
             assert not ctx.get(dut.row_written) and not ctx.get(dut.finished)
-        if idle > 120:
+        if idle > 160:
             break
         await ctx.tick()
     return done
 
 
-def check(done, rows, patches, contents, config):
-    """Every write, job and return of room, in the cycle in which it must be."""
+def check(done, rows, patches, contents, config, *, residuals=(), sums=()):
+    """Every write, job and return of room, in the cycle in which it must be.
+
+    ``sums`` are the parameters that the rows' ``residual`` number from 1 on.
+    """
     latency = MacArray.latency(config)
     columns = np.arange(config.lanes)
     address_mask = (1 << config.address_bits) - 1
-    last, pixel, taken, freed, writes = -1, 0, [], [], []
+    last, pixel, taken, freed, writes, made, added_at = -1, 0, [], [], [], [], []
     for number, row in enumerate(rows):
         taken.append(max(done.offered[number], last + 1))
         issue = taken[-1] + 1
         for p in range(row.pixels):
-            patch = np.asarray(patches[pixel], np.int64)
+            # What a sum has beyond its patch is the last word again.
+            patch = np.asarray([*patches[pixel], *[patches[pixel][-1]] * row.idle], np.int64)
             issue = max(issue, done.arrived[pixel] + 1)
             for group in range(row.groups):
-                first = row.weights + group * row.words
-                sums = np.einsum("wk,nwk->n", patch, contents.weights[:, first : first + row.words].astype(np.int64))
-                issue += row.words
+                first = row.weights + group * row.sum_words
+                weights = contents.weights[:, first : first + row.sum_words].astype(np.int64)
+                issue += row.sum_words
                 row_ends = p == row.pixels - 1 and group == row.groups - 1
+                column = row.column_residue + p
+                total = np.einsum("wk,nwk->n", patch, weights)
+                values = contents.results(total, columns, row.scales + group, config, row.bounds).tolist()
+                made.append((issue - 1 + latency - ResidualAdder.latency(config), values))
+                if row.residual:
+                    which, words = sums[row.residual - 1], residuals[pixel][group]
+                    values = [added(which, a, b) for a, b in zip(values, words, strict=True)]
+                    added_at.append(issue - 1 + latency)
                 writes.append(
                     (
                         issue - 1 + latency,
-                        1 << 3 * row.row_residue + p % 3,
-                        row.address + p // 3 * row.column_pitch + group & address_mask,
-                        contents.results(sums, columns, row.scales + group, config, row.bounds).tolist(),
+                        1 << 3 * row.row_residue + column % 3,
+                        row.address + column // 3 * row.column_pitch + group & address_mask,
+                        values,
                         int(row_ends),
                         int(row_ends and row.last),
                     )
                 )
-            freed.append((issue + 1, row.words))
+            freed.append((issue + 1, row.gives_back))
             pixel += 1
         last = issue - 1
     assert done.taken == taken
     assert done.freed == freed
+    assert done.made == made
+    assert done.added == added_at
     assert len(done.writes) == len(writes)
     for got, wanted in zip(done.writes, writes, strict=True):
         assert got == wanted
@@ -235,9 +288,44 @@ def test_array(lanes, words, patch_gap, job_gap):
         assert sum(finished for *_, finished in writes) == 1
 
 
-def test_a_result_every_cycle():
-    """One patch word a pixel: as many results are on their way as the latency allows."""
-    config = small_config(lanes=3, words=1)
+@pytest.mark.parametrize("lanes, residual_lanes, patch_gap, job_gap", [
+    (1, 1, 0.0, 0.0), (2, 1, 0.0, 0.0), (4, 1, 0.3, 0.0), (4, 2, 0.0, 0.7), (3, 3, 0.6, 0.0),
+])  # fmt: skip
+def test_array_with_residuals(lanes, residual_lanes, patch_gap, job_gap):
+    """Rows whose results are added to, amid rows whose are not; sums no longer than the adder needs them."""
+    config = small_config(lanes=lanes, words=1, residual_lanes=residual_lanes, residual_scale_depth=4,
+                          residual_window_bits=30)  # fmt: skip
+    contents = random_contents(config, lanes)
+    sums = [parameters(random.Random(lanes + n)) for n in range(3)]
+    dut = MacArray(config, select=selects(config), init=contents.words(config) | memory_words(sums))
+    runs = []
+
+    async def bench(ctx):
+        for seed in range(2):
+            rng = random.Random(10 * lanes + seed)
+            rows = random_rows(rng, config, 10)
+            patches = random_patches(rows, config, seed)
+            residuals = [
+                [[rng.randint(-128, 127) for _ in range(lanes)] for _ in range(row.groups if row.residual else 0)]
+                for row in rows for _ in range(row.pixels)
+            ]  # fmt: skip
+            given = dict(residuals=residuals, seed=seed, job_gap=job_gap, patch_gap=patch_gap)
+            runs.append((await play(ctx, dut, config, rows, patches, **given), rows, patches, residuals))
+
+    simulate(dut, bench)
+    for done, rows, patches, residuals in runs:
+        check(done, rows, patches, contents, config, residuals=residuals, sums=sums)
+        assert {bool(row.residual) for row in rows} == {False, True}
+        assert len(done.added) > 10
+
+
+@pytest.mark.parametrize("lanes", [3, 8, 9])
+def test_a_result_every_cycle(lanes):
+    """One patch word a pixel: as many results are on their way as the latency allows.
+
+    With 8 columns these are nearly all that the ring of destinations holds, with 9 the next larger ring is needed.
+    """
+    config = small_config(lanes=lanes, words=1)
     contents = random_contents(config, 1)
     rows = [
         Row(pixels=14, words=1, groups=8, weights=n, scales=n, address=3, column_pitch=8, row_residue=n,
@@ -360,11 +448,3 @@ def test_column(lanes, words):
         bounds = 0, -512, 512
         expected.append(int(contents.results([total], [number], scale[n], config, bounds)[0]))
     assert seen["o"][latency:] == expected
-
-
-def test_more_columns_than_results_in_flight():
-    config = small_config(lanes=64, words=1)
-    init = {}
-    with pytest.raises(ValueError) as caught:
-        MacArray(config, select=selects(config), init=init)
-    assert str(caught.value) == "64 columns are more than 64 results in flight allow"

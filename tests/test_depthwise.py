@@ -134,7 +134,9 @@ def engine_script(config, seed, count, *, maximum=False):
             if rng.random() < 0.2:
                 window[:] = rng.choice([-128, 127])
             if maximum:
-                sums = np.maximum(sums, 2 * np.where(weights[address].T != 0, window.astype(np.int64), -128).max(axis=0))
+                sums = np.maximum(
+                    sums, 2 * np.where(weights[address].T != 0, window.astype(np.int64), -128).max(axis=0)
+                )
             else:
                 sums += (window.astype(np.int64) * weights[address].T).sum(axis=0)
             ports["window"][at] = packed(window.reshape(-1), 8)

@@ -609,8 +609,11 @@ def test_stages_compute_the_network():
             if stage.residual_scaling is not None:
                 assert stage.residual_scaling.window_bits <= 30
             for name, is_one in {
-                "sum": stage.sum is not None, "maximum": stage.maximum, "constant": stage.front is not None and stage.front.constant is not None,
-                "region": stage.region.top > 0, "fused sum": stage.sum is not None and len(stage.layers) > 1,
+                "sum": stage.sum is not None,
+                "maximum": stage.maximum,
+                "constant": stage.front is not None and stage.front.constant is not None,
+                "region": stage.region.top > 0,
+                "fused sum": stage.sum is not None and len(stage.layers) > 1,
                 "multiplier": stage.array is not None and stage.array.operator == "depthwise_conv2d",
             }.items():
                 kinds[name] = kinds.get(name, 0) + is_one
