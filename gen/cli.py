@@ -91,6 +91,14 @@ def verb(*options, many=False):
                 "-o", "directory", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help=OUTPUT_HELP
             ),
             click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
+            click.option(
+                "--folding",
+                type=click.Choice(["on", "off"]),
+                callback=lambda ctx, param, value: value == "on",
+                default="on",
+                show_default=True,
+                help="Whether channels that cannot change fold away.",
+            ),
             *options,
             click.option("-v", "verbose", is_flag=True, help="Show the traceback of a failure."),
         )
@@ -118,30 +126,35 @@ def main():
     """
 
 
-@verb()
-def table(model, board, directory, as_json):
-    """Print the layer table; with -o also write it as DIR/MODEL.toml and its weights beside it."""
+@verb(ARRAY)
+def table(model, board, directory, as_json, folding, array):
+    """Print the layer table, where each layer runs, and the feature memory that it takes, with 8 lanes or N of --array.
+
+    With -o also write it as DIR/MODEL.toml and its weights beside it.
+    """
     from gen.table_file import save
     from gen.table_print import describe, render
+    from gen.whereabouts import LANES, whereabouts
 
-    network = _lowered(model)
+    network, lowered = _lowered(model, folding)
     if directory is not None:
         path = directory / f"{file_name(network.name)}.toml"
-        save(network, path)
+        save(lowered, path)
         click.echo(f"wrote {path}", err=True)
+    where = whereabouts(network, lowered, array[1] if array else LANES)
     if as_json:
-        _print_json(describe(network))
+        _print_json(describe(where))
     else:
-        _stdout().print(render(network))
+        _stdout().print(render(where))
 
 
 @verb(ARRAY)
-def check(model, board, directory, as_json, array):
+def check(model, board, directory, as_json, folding, array):
     """Plan only: print whether the network fits the board, its cycles and its resources.
 
     Exit status 1 if it does not fit. With -o also write DIR/report.json.
     """
-    network, planned = _plan(model, board, array)
+    network, planned = _plan(model, board, folding, array)
     report = planned.report()
     if directory is not None:
         write_report(directory, report)
@@ -167,7 +180,7 @@ def check(model, board, directory, as_json, array):
     SEED,
     click.option("--rtl", type=click.Path(path_type=Path), metavar="FILE", help="Simulate FILE in place of the core."),
 )
-def simulate(model, board, directory, as_json, array, paths, count, seed, rtl):
+def simulate(model, board, directory, as_json, folding, array, paths, count, seed, rtl):
     """Run the network in Verilator and compare every layer with the golden model.
 
     Leaves core.v, output.npy and report.json in DIR. Without MODEL and inputs it reads held-out digits.
@@ -179,7 +192,7 @@ def simulate(model, board, directory, as_json, array, paths, count, seed, rtl):
         raise click.UsageError("--input and --random exclude each other.")
     if rtl is not None and not rtl.is_file():
         raise GenError(f"{rtl}: there is no such file")
-    network, planned = _plan(model, board, array)
+    network, planned = _plan(model, board, folding, array)
     labels = None
     if paths:
         inputs = load_inputs(network, paths)
@@ -214,7 +227,7 @@ def simulate(model, board, directory, as_json, array, paths, count, seed, rtl):
     click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Models to run at a time."),
     many=True,
 )
-def survey(models, board, directory, as_json, array, inputs, count, seed, jobs):
+def survey(models, board, directory, as_json, folding, array, inputs, count, seed, jobs):
     """Simulate each MODEL on all its inputs in a folder, on random ones, or both, and print a row as it finishes.
 
     A folder as MODEL stands for all .tflite files in it. Exit status 1 if anything differs or fails.
@@ -222,7 +235,7 @@ def survey(models, board, directory, as_json, array, inputs, count, seed, jobs):
     from gen.survey import Survey, header, label, models_of, reason, row, totals
 
     models = models_of(models) or [None]
-    task = Survey(board.name, array, inputs, count or 0, seed, directory or Path("build"))
+    task = Survey(board.name, folding, array, inputs, count or 0, seed, directory or Path("build"))
     width = max(map(len, ["model", *map(label, models)]))
     say = (lambda text: None) if as_json else click.echo
     say(header(width))
@@ -245,7 +258,7 @@ def survey(models, board, directory, as_json, array, inputs, count, seed, jobs):
     click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Placements to try."),
     click.option("--no-verify", is_flag=True, help="Do not simulate the core first."),
 )
-def build(model, board, directory, as_json, array, seeds, no_verify):
+def build(model, board, directory, as_json, folding, array, seeds, no_verify):
     """Build the bitstream, once a simulation of the core has shown no difference.
 
     Leaves top.bit, top.v, core.v, the tools' logs and report.json in DIR.
@@ -254,26 +267,27 @@ def build(model, board, directory, as_json, array, seeds, no_verify):
 
     if board.simulation_only:
         raise click.UsageError(f"--board {board.name} has no bitstream; it is for simulate, check and table.")
-    network, planned = _plan(model, board, array)
+    network, planned = _plan(model, board, folding, array)
     directory = directory or result_folder(network, board)
     _print_report(run(planned, directory=directory, verify=not no_verify, seeds=seeds), as_json)
 
 
-def _lowered(model):
-    """The table of ``model`` as the hardware runs it."""
+def _lowered(model, folding):
+    """The table of ``model``, and the same as the hardware runs it."""
     from gen.passes import lower
     from gen.source import resolve
 
-    network = lower(resolve(model))
+    network = resolve(model)
+    lowered = lower(network, folding=folding)
     click.echo(f"{network.name}: {len(network.layers)} layers, {network.macs / 1e6:.2f} million MACs", err=True)
-    return network
+    return network, lowered
 
 
-def _plan(model, board, array):
-    """The table of ``model`` and its plan."""
+def _plan(model, board, folding, array):
+    """The table of ``model`` as the hardware runs it, and its plan."""
     from gen.plan import plan
 
-    network = _lowered(model)
+    _, network = _lowered(model, folding)
     return network, plan(network, board, array=array)
 
 
@@ -295,7 +309,7 @@ def _draw_digits(scans, outputs):
 def _stdout():
     """A console on stdout; where that is no terminal, wide enough for every table."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=200)
+    return console if console.is_terminal else Console(highlight=False, width=240)
 
 
 def _print_json(report):

@@ -5,6 +5,7 @@ import numpy as np
 from gen.layout import feature_words, scale_words, weight_words, window_words
 from gen.stages import Stage
 from hw.config import CoreConfig
+from hw.dot import packed_weights
 from hw.requantise import ActivationBounds, Requantiser
 from hw.residual import residual_memories
 
@@ -15,7 +16,8 @@ def memory_contents(stages: list[Stage], config: CoreConfig) -> dict[str, list[i
     """Weights and parameters of all stages, by the names of ``hw.core.filled_memories``."""
     lanes = config.lanes
     contents: dict[str, list[int]] = {"coefficients": [], "depthwise_bias": [], "depthwise_scale": []}
-    contents |= {f"{name}_{n}": [] for n in range(lanes) for name in ("weights", "bias", "scale")}
+    contents |= {f"weights_{n}": [] for n in range(config.columns)}
+    contents |= {f"{name}_{n}": [] for n in range(lanes) for name in ("bias", "scale")}
     for stage in stages:
         if stage.front is not None:
             contents["coefficients"] += _bytes_to_words(window_words(stage, config))
@@ -24,8 +26,9 @@ def memory_contents(stages: list[Stage], config: CoreConfig) -> dict[str, list[i
             contents["depthwise_scale"] += [_joined(row, config.multiplier_bits + 5) for row in scales]
         columns = weight_words(stage, config)
         biases, scales = _scales(stage.scaling, config)
+        for n in range(config.columns):
+            contents[f"weights_{n}"] += _bytes_to_words(_shared(columns[n * config.outputs :][: config.outputs]))
         for n in range(lanes):
-            contents[f"weights_{n}"] += _bytes_to_words(columns[n])
             contents[f"bias_{n}"] += [row[n] for row in biases]
             contents[f"scale_{n}"] += [row[n] for row in scales]
     if config.residual_lanes:
@@ -48,6 +51,14 @@ def _residual_words(scaling):
         "residual_output_scale": scales[2],
         "residual_bounds": bounds.as_value().value,
     }
+
+
+def _shared(channels):
+    """Bytes of a column's memory (words, K * outputs) from int8 weights (outputs, words, K)."""
+    if len(channels) == 1:
+        return channels[0]
+    words = np.stack(packed_weights(*channels), axis=-1).astype(np.int8)
+    return words.reshape(len(words), -1)
 
 
 def feature_contents(placement, tensor: np.ndarray, config: CoreConfig) -> list[list[int]]:

@@ -58,7 +58,7 @@ def fold_constant_channels(table: Table) -> Table:
     ranges = intervals(table)
     kept = _kept(table, ranges)
     layers = [_without(table, layer, kept, ranges) for layer in table.layers]
-    return replace(table.with_layers(layers), full_macs=table.full_macs or table.macs)
+    return replace(table.with_layers(layers), unfolded=table)
 
 
 def _any_value(tensor):

@@ -17,7 +17,7 @@ from gen import lifetimes, schedule
 from gen.contents import memory_contents
 from gen.errors import GenError
 from gen.floorplan import floorplan
-from gen.layout import Placement, ceil_div, patches_of, place
+from gen.layout import Placement, ceil_div, patches_of, place, weight_words
 from gen.order import Row, kept_rows, order_of
 from gen.resources import EXPECTED_CLOCK_HZ, estimate
 from gen.stages import Stage, results_of, stages_of, window_bits
@@ -25,6 +25,7 @@ from gen.table import Table
 from gen.tools import rtlil_to_verilog
 from hw.config import ArrayShape, CoreConfig
 from hw.core import Core
+from hw.dot import packable
 from hw.places import CorePlaces
 from hw.requantise import Requantiser
 
@@ -179,7 +180,7 @@ class Plan:
             "model": self.table.name,
             "board": self.board.name,
             "device": self.board.device,
-            "macs": self.table.full_macs or live_macs,
+            "macs": self.table.unfolded.macs if self.table.unfolded else live_macs,
             "live_macs": live_macs,
             "array": {
                 "k": config.array_rows,
@@ -202,11 +203,12 @@ class Plan:
         }
 
 
-def plan(table: Table, board, *, array: tuple[int, int] | None = None) -> Plan:
+def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: bool = False) -> Plan:
     """Choose the array (or take ``array`` = (K, N)) for ``table`` on ``board``, and schedule it.
 
-    Of the arrays that fit it takes the smallest that is fast enough (:data:`FAST_ENOUGH_US`). Where none is, the
-    fastest; and of those within 3 % of that, the smallest.
+    With ``packing`` two output channels share each multiplier, where the weights allow it. Of the arrays that fit it
+    takes the smallest that is fast enough (:data:`FAST_ENOUGH_US`). Where none is, the fastest; and of those within 3 %
+    of that, the smallest.
 
     Raises
     ------
@@ -221,8 +223,8 @@ def plan(table: Table, board, *, array: tuple[int, int] | None = None) -> Plan:
             raise GenError(f"array {k}x{n}: K must be a multiple of N and at most 128, N must be in 1..16")
         candidates = [(n, k // n)]
     else:
-        candidates = [(n, w) for n in (2, 3, 4, 5, 6, 8) for w in (1, 2, 3, 4) if n * n * w <= board.resources["mult"]]
-    plans = [_planned(table, board, stages, lanes, words) for lanes, words in candidates]
+        candidates = [(n, w) for n in (2, 3, 4, 5, 6, 8) for w in (1, 2, 3, 4)]
+    plans = [_planned(table, board, stages, lanes, words, packing) for lanes, words in candidates]
     fitting = [candidate for candidate in plans if candidate.fits]
     if not fitting:
         closest = min(plans, key=_excess)
@@ -257,9 +259,11 @@ def _way_out(plans):
     return "no board here is large enough; --board sim simulates it all the same"
 
 
-def _planned(table, board, stages, lanes, words):
-    """The plan with ``lanes`` columns and ``words`` feature words in a patch word."""
+def _planned(table, board, stages, lanes, words, packing=False):
+    """The plan with ``lanes`` output channels at a time and ``words`` feature words in a patch word."""
     array = ArrayShape(lanes=lanes, words=words, residual_lanes=_residual_lanes(stages, lanes, words))
+    if packing and lanes % 2 == 0 and all(_packable(stage, array) for stage in stages):
+        array = replace(array, outputs=2)
     results = results_of(table)
     kept = kept_rows(stages, results)
     order = order_of(stages, kept)
@@ -291,11 +295,12 @@ def _planned(table, board, stages, lanes, words):
             patch_words = max(patch_words, row + 2 * patches.words)
     multiplier_bits = 31 + int(max(0, *(s.shift.max() for s in every)))
     # Requantisers get the multipliers that the array leaves, the depthwise engine's first.
-    left = max(0, board.resources["mult"] - lanes * array.array_rows) // Requantiser.hard_multipliers
+    multipliers = array.columns * array.array_rows
+    left = max(0, board.resources["mult"] - multipliers) // Requantiser.hard_multipliers
     left = left if multiplier_bits <= Requantiser.hard_multiplier_bits else 0
     hard_lanes = min(left, lanes)
     hard_columns = tuple(range(min(left - hard_lanes, lanes)))
-    die = floorplan(board.multiplier_rows, columns=lanes, height=array.array_rows, lanes=hard_lanes)
+    die = floorplan(board.multiplier_rows, columns=lanes, height=array.array_rows // array.outputs, lanes=hard_lanes)
     if left and die.columns:
         hard_columns = tuple(n for n, column in enumerate(die.columns) if column.requantiser)
     config = CoreConfig(
@@ -319,12 +324,21 @@ def _planned(table, board, stages, lanes, words):
         array_program_depth=len(order),
         max_pool=any(stage.maximum for stage in stages),
         residual_lanes=array.residual_lanes,
+        outputs=array.outputs,
         residual_scale_depth=1 + residuals,
         residual_window_bits=max((s.residual_scaling.window_bits for s in stages if s.residual_scaling), default=4),
         primitives="ecp5",
     )
     cycles, report = schedule.cycles_of(stages, order, config)
     return Plan(table, board, stages, order, config, places, addresses, cycles, report, estimate(config), die)
+
+
+def _packable(stage, array):
+    """Whether neighbouring output channels of a stage can share multipliers."""
+    if not (stage.weights == -128).any():
+        return True
+    words = weight_words(stage, array)
+    return all(packable(first, second) for first, second in zip(words[::2], words[1::2], strict=True))
 
 
 def _residual_lanes(stages, lanes, words):

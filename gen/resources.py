@@ -44,6 +44,6 @@ def estimate(config: CoreConfig) -> dict[str, int]:
     return {
         "lut": round(1.17 * sum(lut for lut, _ in parts)),
         "ff": sum(ff for _, ff in parts),
-        "mult": config.lanes * config.array_rows + Requantiser.hard_multipliers * hard,
+        "mult": config.columns * config.array_rows + Requantiser.hard_multipliers * hard,
         "ebr": memories + patch,
     }

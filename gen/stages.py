@@ -21,9 +21,11 @@ __all__ = [
     "ResidualScaling",
     "Scaling",
     "Stage",
+    "host_layers",
     "results_of",
     "sources_of",
     "stages_of",
+    "stages_or_problems",
     "window_bits",
 ]
 
@@ -176,6 +178,14 @@ def stages_of(table: Table) -> list[Stage]:
     GenError
         If the engines lack something that the table needs; every such layer is listed.
     """
+    stages, problems = stages_or_problems(table)
+    if problems:
+        raise GenError("\n".join(problems))
+    return stages
+
+
+def stages_or_problems(table: Table) -> tuple[list[Stage], list[str]]:
+    """As :func:`stages_of`, but what the engines lack comes as a list beside the other stages."""
     problems, stages = [], []
     for group in _groups(table):
         try:
@@ -184,9 +194,7 @@ def stages_of(table: Table) -> list[Stage]:
             problems.append(f"{table.name}: {group.first.name}: {error}")
     if not stages and not problems:
         problems.append(f"{table.name}: the accelerator has nothing to do: no layer runs on it")
-    if problems:
-        raise GenError("\n".join(problems))
-    return stages
+    return stages, problems
 
 
 def sources_of(stages: list[Stage]) -> list[str]:
@@ -198,17 +206,33 @@ def sources_of(stages: list[Stage]) -> list[str]:
 
 def results_of(table: Table) -> set[str]:
     """Tensors that the accelerator leaves for the host: outputs, or what the host makes outputs of."""
+    return {name for name in _read_by_host(table) if not _without_engine(table[name])}
+
+
+def host_layers(table: Table) -> set[str]:
+    """Layers that the host runs: before the accelerator, and behind it."""
+    behind = _read_by_host(table)
+    return {
+        layer.name
+        for layer in table.layers
+        if layer.on_host or (_without_engine(layer) and (layer.name in behind or _from_host(table, layer.name)))
+    }
+
+
+def _read_by_host(table):
+    """Layers whose tensors the host reads, or makes, on its way to the outputs."""
     names, pending = set(), list(table.outputs)
     while pending:
         name = pending.pop()
-        if name in table.inputs:
-            continue
-        layer = table[name]
-        if layer.on_host or layer.operator in MOVED:
-            pending += layer.inputs
-        else:
+        if name not in table.inputs and name not in names:
             names.add(name)
+            pending += table[name].inputs if _without_engine(table[name]) else ()
     return names
+
+
+def _without_engine(layer):
+    """Whether no engine runs ``layer``."""
+    return layer.on_host or layer.operator in MOVED
 
 
 def _sums_tensors(layer):
@@ -254,7 +278,7 @@ def _groups(table):
     """The accelerator's layers, those that share a stage together, in an order in which they can run."""
     groups = []
     for layer in table.layers:
-        if layer.on_host or layer.operator in MOVED:
+        if _without_engine(layer):
             continue
         last = groups[-1] if groups else _Group()
         if (
@@ -307,7 +331,7 @@ def _tensor_of(table, layer):
 
 def _resident(table, layer, seen):
     origin = _origin(table, seen)
-    on_host = origin not in table.inputs and (table[origin].on_host or table[origin].operator in MOVED)
+    on_host = origin not in table.inputs and _without_engine(table[origin])
     if on_host and not _from_host(table, origin):
         raise GenError(
             f"reads {origin}, a {table[origin].operator} of what the accelerator makes; "
@@ -326,7 +350,7 @@ def _from_host(table, name):
     """Whether the host has tensor ``name`` before the accelerator starts."""
     while name not in table.inputs:
         layer = table[name]
-        if not (layer.on_host or layer.operator in MOVED):
+        if not _without_engine(layer):
             return False
         if not all(_from_host(table, source) for source in layer.inputs[1:]):
             return False

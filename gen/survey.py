@@ -37,6 +37,8 @@ class Survey:
     ----------
     board : str
         Where to plan it for, by name.
+    folding : bool
+        Whether constant channels fold away.
     array : (int, int) or None
         Fixes the array.
     inputs : Path or None
@@ -48,6 +50,7 @@ class Survey:
     """
 
     board: str
+    folding: bool
     array: tuple[int, int] | None
     inputs: Path | None
     count: int
@@ -71,7 +74,7 @@ class Survey:
         name = label(model)
         with redirect_stderr(_Prefixed(f"{name}: ", sys.stderr)):
             try:
-                network = lower(resolve(model))
+                network = lower(resolve(model), folding=self.folding)
                 name = network.name
                 return self._simulated(network)
             except (GenError, TableError, OSError) as error:

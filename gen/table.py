@@ -182,8 +182,8 @@ class Table:
         In execution order: a layer reads only inputs and earlier layers.
     outputs : tuple of str
         Names of the layers whose tensors the user gets.
-    full_macs : int or None
-        Multiply-accumulates of the network before a pass took some away; None: none has.
+    unfolded : Table or None
+        The network before constant channels were folded away, which gives the same outputs; None: none were.
 
     Raises
     ------
@@ -195,7 +195,7 @@ class Table:
     inputs: dict[str, TensorType]
     layers: tuple[Layer, ...]
     outputs: tuple[str, ...]
-    full_macs: int | None = None
+    unfolded: "Table | None" = None
     _by_name: dict[str, Layer] = field(init=False, repr=False)
 
     def __post_init__(self):

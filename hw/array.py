@@ -7,20 +7,19 @@ from amaranth.lib.wiring import In, Out
 
 from hw.config import BANKS, WINDOW, CoreConfig
 from hw.delay import delay
+from hw.dot import DotProduct
 from hw.jobs import array_job
 from hw.loops import Loop
 from hw.memory import FillMemory, FillWord, filled_block_rams
 from hw.patch import PatchBuffer
-from hw.places import COLUMN_ANYWHERE
-from hw.primitives import Multiplier, adder_tree
-from hw.requantise import Activation, ActivationBounds, Requantiser
+from hw.requantise import ROUNDED_BITS, Activation, ActivationBounds, Requantiser
 from hw.residual import ResidualAdder
 
 __all__ = ["ArrayController", "Column", "MacArray"]
 
 
 class Column(wiring.Component):
-    """One column: K multipliers, their adder tree, an accumulator and a requantiser; one output channel at a time.
+    """One column: K multipliers, their trees, and for each of its output channels an accumulator and a requantiser.
 
     ``x`` belongs to the ``weight`` address of :attr:`weight_latency` cycles before, ``first`` (of a sum) to the ``x``
     of :meth:`sum_delay` cycles before, ``scale`` (address of bias and multiplier) to the address of
@@ -33,44 +32,51 @@ class Column(wiring.Component):
     ----------
     config : CoreConfig
     number : int
-        Which column.
+        Which column; its output channels are ``number * outputs`` and the next.
     select, init : dict
-        Fill selects and first words of ``weights_{number}``, ``bias_{number}``, ``scale_{number}``.
-    places : ColumnPlaces
-        Block RAMs are placed where there are enough: those of weights, then biases, then multipliers.
+        Fill selects and first words of ``weights_{number}``, and of ``bias_{n}`` and ``scale_{n}`` for each channel.
+    places : sequence of ColumnPlaces
+        One for each output channel: of the requantisers, and together of multipliers and block RAMs. The latter are
+        placed where there are enough: those of weights, then biases and multipliers. Empty: anywhere.
     """
 
-    def __init__(self, config: CoreConfig, *, number, select, init, places=COLUMN_ANYWHERE):
-        self._config, self._places = config, places.multipliers or [None] * config.array_rows
-        shapes = {
-            "weights": (8 * config.array_rows, config.weight_depth),
-            "bias": (config.bias_bits, config.scale_depth),
-            "scale": (Requantiser.scale_bits(config.multiplier_bits), config.scale_depth),
-        }
-        block_rams = places.block_rams
+    def __init__(self, config: CoreConfig, *, number, select, init, places=()):
+        self._config = config
+        channels = range(number * config.outputs, (number + 1) * config.outputs)
+        multipliers, block_rams = (
+            tuple(name for place in places for name in getattr(place, part)) for part in ("multipliers", "block_rams")
+        )
+        shapes = {f"weights_{number}": (8 * config.array_rows * config.outputs, config.weight_depth)}
+        for n in channels:
+            shapes[f"bias_{n}"] = (config.bias_bits, config.scale_depth)
+            shapes[f"scale_{n}"] = (Requantiser.scale_bits(config.multiplier_bits), config.scale_depth)
         if sum(filled_block_rams(*shape) for shape in shapes.values()) > len(block_rams):
             block_rams = ()
-        memories = {}
+        self._memories = {}
         for name, (width, depth) in shapes.items():
-            count, key = filled_block_rams(width, depth), f"{name}_{number}"
-            memories[name] = FillMemory(
-                width=width, depth=depth, select=select[key], init=init.get(key, ()), primitives=config.primitives,
+            count = filled_block_rams(width, depth)
+            self._memories[name] = FillMemory(
+                width=width, depth=depth, select=select[name], init=init.get(name, ()), primitives=config.primitives,
                 places=block_rams[:count],
             )  # fmt: skip
             block_rams = block_rams[count:]
-        self._weights, self._bias, self._scale = memories.values()
-        self._requantiser = Requantiser(
-            accumulator_bits=config.accumulator_bits, bias_bits=config.bias_bits, window_bits=config.window_bits,
-            multiplier_bits=config.multiplier_bits, hard=number in config.hard_columns,
-            primitives=config.primitives, places=places.requantiser,
-        )  # fmt: skip
+        self._products = DotProduct(
+            rows=config.array_rows, outputs=config.outputs, primitives=config.primitives, places=multipliers
+        )
+        self._requantisers = {
+            n: Requantiser(
+                accumulator_bits=config.accumulator_bits, bias_bits=config.bias_bits, window_bits=config.window_bits,
+                multiplier_bits=config.multiplier_bits, hard=n in config.hard_columns,
+                primitives=config.primitives, places=places[index].requantiser if places else (),
+            ) for index, n in enumerate(channels)
+        }  # fmt: skip
         passed = {
             "x": 8 * config.array_rows,
             "weight": range(config.weight_depth),
             "first": 1,
             "scale": range(config.scale_depth),
         }
-        members = {"fill": In(FillWord), "o": Out(self._requantiser.o.shape())}
+        members = {"fill": In(FillWord), "o": Out(data.ArrayLayout(signed(ROUNDED_BITS), config.outputs))}
         for name, shape in passed.items():
             members |= {name: In(shape), f"{name}_out": Out(shape)}
         self._passed = tuple(passed)
@@ -81,8 +87,8 @@ class Column(wiring.Component):
 
     @staticmethod
     def sum_delay(config) -> int:
-        """Cycles from ``x`` to its sum: multiplier and adder tree."""
-        return Multiplier.latency + (config.array_rows - 1).bit_length()
+        """Cycles from ``x`` to its sum: multipliers and trees."""
+        return DotProduct.latency(config.array_rows, config.outputs)
 
     @classmethod
     def scale_delay(cls, config) -> int:
@@ -97,40 +103,31 @@ class Column(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        m.submodules.weights = weights = self._weights
-        m.submodules.bias = bias = self._bias
-        m.submodules.scale = scale = self._scale
-        m.submodules.requantiser = requantiser = self._requantiser
+        for name, memory in self._memories.items():
+            m.submodules[name] = memory
+            m.d.comb += memory.fill.eq(self.fill)
         for name in self._passed:
             m.d.sync += getattr(self, f"{name}_out").eq(getattr(self, name))
-        m.d.comb += [memory.fill.eq(self.fill) for memory in (weights, bias, scale)]
-        m.d.comb += [
-            weights.r_addr.eq(self.weight),
-            bias.r_addr.eq(self.scale),
-            scale.r_addr.eq(delay(m, "multiplier", self.scale, Requantiser.scale_delay)),
-        ]
-        products = []
-        for row in range(config.array_rows):
-            multiplier = m.submodules[f"multiplier_{row}"] = Multiplier(
-                a_bits=8, b_bits=8, primitives=config.primitives, place=self._places[row]
-            )
+        m.submodules.products = products = self._products
+        weights, *parameters = self._memories.values()
+        m.d.comb += [weights.r_addr.eq(self.weight), products.weights.eq(weights.r_data), products.x.eq(self.x)]
+        at_multiplier = delay(m, "multiplier", self.scale, Requantiser.scale_delay)
+        for index, (n, requantiser) in enumerate(self._requantisers.items()):
+            m.submodules[f"requantiser_{n}"] = requantiser
+            bias, scale = parameters[2 * index : 2 * index + 2]
+            acc = Signal(signed(config.accumulator_bits), name=f"acc_{index}", reset_less=True)
+            base = Signal.like(acc, name=f"base_{index}")
+            with m.If(~self.first):
+                m.d.comb += base.eq(acc)
+            m.d.sync += acc.eq(base + products.o[index])
             m.d.comb += [
-                multiplier.a.eq(weights.r_data[8 * row :][:8].as_signed()),
-                multiplier.b.eq(self.x[8 * row :][:8].as_signed()),
+                bias.r_addr.eq(self.scale),
+                scale.r_addr.eq(at_multiplier),
+                requantiser.acc.eq(acc),
+                requantiser.bias.eq(bias.r_data.as_signed()),
+                Cat(requantiser.multiplier, requantiser.shift).eq(scale.r_data),
+                self.o[index].eq(requantiser.o),
             ]
-            products.append(multiplier.p)
-        total, _ = adder_tree(m, "sum", products)
-        acc = Signal(signed(config.accumulator_bits), reset_less=True)
-        base = Signal.like(acc)
-        with m.If(~self.first):
-            m.d.comb += base.eq(acc)
-        m.d.sync += acc.eq(base + total)
-        m.d.comb += [
-            requantiser.acc.eq(acc),
-            requantiser.bias.eq(bias.r_data.as_signed()),
-            Cat(requantiser.multiplier, requantiser.shift).eq(scale.r_data),
-            self.o.eq(requantiser.o),
-        ]
         return m
 
 
@@ -270,15 +267,17 @@ class MacArray(wiring.Component):
     select, init : dict
         Of all columns: see :class:`Column`.
     places : sequence of ColumnPlaces
-        Of each column. Empty: anywhere.
+        For each output channel: see :class:`Column`. Empty: anywhere.
     """
 
     def __init__(self, config: CoreConfig, *, select, init, places=()):
         self._config = config
         self._columns = [
-            Column(config, number=n, select=select, init=init, places=places[n] if places else COLUMN_ANYWHERE)
-            for n in range(config.lanes)
-        ]
+            Column(
+                config, number=n, select=select, init=init,
+                places=places[n * config.outputs : (n + 1) * config.outputs],
+            ) for n in range(config.columns)
+        ]  # fmt: skip
         if config.residual_lanes:
             self._residual = ResidualAdder(
                 config, select=select, init=init, passed_bits=destination_layout(config).size
@@ -311,7 +310,7 @@ class MacArray(wiring.Component):
     @classmethod
     def latency(cls, config) -> int:
         """Cycles from the last issue of an output group to its word at the feature memory."""
-        made = ArrayController.latency + cls._wait + Column.latency(config) + config.lanes + Activation.latency
+        made = ArrayController.latency + cls._wait + Column.latency(config) + config.columns + Activation.latency
         return made + ResidualAdder.latency(config)
 
     def elaborate(self, platform):
@@ -344,12 +343,13 @@ class MacArray(wiring.Component):
             m.d.sync += registered.eq(fill)
             m.d.comb += column.fill.eq(registered)
             fill, previous = registered, column
-            m.d.comb += activation.i[n].eq(delay(m, f"even_{n}", column.o, config.lanes - n))
+            even = delay(m, f"even_{n}", column.o.as_value(), config.columns - n)
+            m.d.comb += Cat(*(activation.i[n * config.outputs + index] for index in range(config.outputs))).eq(even)
 
         # Destinations wait in a ring for their results, which come in order and are never more than it holds. The read
         # is addressed the cycle before the result is at the activation.
         layout = destination_layout(config)
-        wait += Column.latency(config) + config.lanes
+        wait += Column.latency(config) + config.columns
         m.submodules.ring = ring = Memory(shape=layout, depth=1 << wait.bit_length(), init=[])
         write, read = ring.write_port(), ring.read_port()
         due = delay(m, "due", controller.result, wait - 1, reset_less=False)

@@ -24,16 +24,25 @@ class ArrayShape:
     Parameters
     ----------
     lanes : int
-        N: columns of the array, depthwise lanes, requantiser lanes of each, and channels of a feature word.
+        N: output channels that the array makes at a time, depthwise lanes, requantiser lanes of each, and channels of
+        a feature word.
     words : int
         Feature words in a patch word: a column multiplies K = lanes * words activations a cycle.
     residual_lanes : int
         Lanes of the residual adder: a divisor of ``lanes``, or 0 for a core without one.
+    outputs : int
+        Output channels that share the multipliers of a column, 1 or 2: the array has ``lanes / outputs`` columns.
     """
 
     lanes: int
     words: int
     residual_lanes: int = 0
+    outputs: int = 1
+
+    @property
+    def columns(self) -> int:
+        """Columns of the array."""
+        return self.lanes // self.outputs
 
     @property
     def residual_beats(self) -> int:
@@ -52,7 +61,7 @@ class CoreConfig(ArrayShape):
 
     Parameters
     ----------
-    lanes, words, residual_lanes : int
+    lanes, words, residual_lanes, outputs : int
         See :class:`ArrayShape`.
     accumulator_bits, depthwise_accumulator_bits : int
         Signed accumulators of the array and of the depthwise engine.
@@ -102,6 +111,8 @@ class CoreConfig(ArrayShape):
                 raise ValueError(f"{name} must be positive, not {value!r}")
         if self.residual_lanes and (self.residual_lanes < 0 or self.lanes % self.residual_lanes):
             raise ValueError(f"residual_lanes must divide {self.lanes} lanes, not {self.residual_lanes}")
+        if self.outputs not in (1, 2) or self.lanes % self.outputs:
+            raise ValueError(f"outputs must be 1 or 2 and divide {self.lanes} lanes, not {self.outputs}")
         if not 0 <= self.hard_lanes <= self.lanes:
             raise ValueError(f"hard_lanes must be in 0..{self.lanes}, not {self.hard_lanes}")
         if not set(self.hard_columns) <= set(range(self.lanes)):

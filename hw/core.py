@@ -46,8 +46,9 @@ def filled_memories(config: CoreConfig) -> dict[str, FilledMemory]:
         "depthwise_bias": (config.bias_bits * lanes, config.depthwise_scale_depth),
         "depthwise_scale": (scale_bits * lanes, config.depthwise_scale_depth),
     }
+    for n in range(config.columns):
+        shapes[f"weights_{n}"] = (8 * config.array_rows * config.outputs, config.weight_depth)
     for n in range(lanes):
-        shapes[f"weights_{n}"] = (8 * config.array_rows, config.weight_depth)
         shapes[f"bias_{n}"] = (config.bias_bits, config.scale_depth)
         shapes[f"scale_{n}"] = (scale_bits, config.scale_depth)
     if config.residual_lanes:

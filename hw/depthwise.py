@@ -90,7 +90,7 @@ class DepthwiseLane(wiring.Component):
             products.append(multiplier.p)
         total, levels = adder_tree(m, "sum", products)
         first = delay(m, "first", self.first, FabricMultiplier.latency + levels)
-        base, following = Signal.like(self.acc), Signal.like(self.acc)
+        base, following = Signal.like(self.acc, name="base"), Signal.like(self.acc, name="following")
         with m.If(~first):
             m.d.comb += base.eq(self.acc)
         m.d.comb += following.eq(base + total)

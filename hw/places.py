@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-__all__ = ["COLUMN_ANYWHERE", "CORE_ANYWHERE", "ColumnPlaces", "CorePlaces"]
+__all__ = ["CORE_ANYWHERE", "ColumnPlaces", "CorePlaces"]
 
 
 @dataclass(frozen=True)
 class ColumnPlaces:
-    """Of a column's multipliers, its requantiser's, and its block RAMs; empty: anywhere."""
+    """For an output channel of the array: multipliers, its requantiser's, and block RAMs; empty: anywhere."""
 
     multipliers: tuple[str, ...] = ()
     requantiser: tuple[str, ...] = ()
@@ -16,7 +16,7 @@ class ColumnPlaces:
 
 @dataclass(frozen=True)
 class CorePlaces:
-    """Of the array's columns, the multipliers of each depthwise requantiser, the depthwise weights' block RAMs.
+    """Of the array's output channels, the multipliers of each depthwise requantiser, the depthwise weights' block RAMs.
 
     Empty: anywhere.
     """
@@ -26,4 +26,4 @@ class CorePlaces:
     coefficients: tuple[str, ...] = ()
 
 
-COLUMN_ANYWHERE, CORE_ANYWHERE = ColumnPlaces(), CorePlaces()
+CORE_ANYWHERE = CorePlaces()

@@ -447,4 +447,4 @@ def test_column(lanes, words):
         total = product if first[n] else total + product
         bounds = 0, -512, 512
         expected.append(int(contents.results([total], [number], scale[n], config, bounds)[0]))
-    assert seen["o"][latency:] == expected
+    assert [unpacked(word, 11, 1) for word in seen["o"][latency:]] == [[value] for value in expected]

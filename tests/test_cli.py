@@ -27,6 +27,7 @@ from gen.source import resolve
 from gen.table import Layer, Quantization, Table, TensorType
 from gen.table_file import load, save
 from gen.table_print import describe
+from gen.whereabouts import whereabouts
 from sim import golden
 
 SMALL = "mobilenet_v1:alpha=0.25,resolution=32,classes=4"
@@ -35,6 +36,11 @@ SMALL = "mobilenet_v1:alpha=0.25,resolution=32,classes=4"
 def run(*arguments):
     """What ``python -m gen ARGUMENTS`` does, run in this process."""
     return CliRunner().invoke(gen.cli.main, [str(argument) for argument in arguments])
+
+
+def described(network):
+    """All that ``table`` says of a network."""
+    return describe(whereabouts(network, lower(network, folding=True)))
 
 
 class FakePlan:
@@ -212,8 +218,8 @@ def test_table():
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert result.exit_code == 0
     assert "mobilenet_v1_0.25_32_4: 30 layers, 833,152 MACs, 211,364 parameters" in result.stdout
-    assert "conv1 conv2d 32x32x3 → 16x16x8 3x3 2x2 0 1 0 1 relu6 55,296 224 2,048" in lines
-    assert "softmax softmax (host) 4 → 4 4" in lines
+    assert "conv1 conv2d 32x32x3 → 16x16x8 3x3 2x2 0 1 0 1 relu6 55,296 224 2,048 accelerator 1" in lines
+    assert "softmax softmax 4 → 4 4 host" in lines
     assert "total 833,152 211,364 25,992" in lines
 
 
@@ -226,7 +232,7 @@ def test_table_as_json():
     result = run("table", SMALL, "--json")
     report = json.loads(result.stdout)
     table = mobilenet_v1(0.25, 32, classes=4)
-    assert report == describe(table)
+    assert report == described(table)
     assert (report["model"], report["macs"], report["parameters"]) == (table.name, table.macs, table.parameters)
     assert report["largest_activation_bytes"] == 16 * 16 * 16
     assert report["layers"][-1]["on_host"]
@@ -237,7 +243,7 @@ def test_table_into_a_folder(tmp_path):
     result = run("table", SMALL, "-o", tmp_path / "deep")
     path = tmp_path / "deep" / "mobilenet_v1_0.25_32_4.toml"
     assert result.stderr.endswith(f"wrote {path}\n")
-    assert describe(load(path)) == describe(mobilenet_v1(0.25, 32, classes=4))
+    assert described(load(path)) == described(mobilenet_v1(0.25, 32, classes=4))
     assert run("table", path).stdout == result.stdout
 
 
@@ -339,7 +345,7 @@ def test_a_file_in_the_way(tmp_path):
 
 
 def raising(error):
-    def lower(table):
+    def lower(table, folding):
         raise error
 
     return lower
@@ -365,7 +371,7 @@ def test_usage_errors_inside_a_verb_stay_usage_errors(monkeypatch):
 
 
 def test_resolve(tmp_path):
-    assert describe(resolve(None)) == describe(load_tflite(model_path()))
+    assert described(resolve(None)) == described(load_tflite(model_path()))
     assert resolve(str(model_path())).name == "digits"
     save(mobilenet_v1(0.25, 32, classes=4), tmp_path / "Net.toml")
     assert resolve(str(tmp_path / "Net.toml")).macs == resolve(SMALL).macs

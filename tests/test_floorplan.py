@@ -1,16 +1,29 @@
-"""Places of the array's multipliers: whole columns, neighbours side by side, each place once and on the device."""
+"""Places on the die: whole columns, neighbours side by side, each place once, and named in the Verilog."""
 
 import doctest
 import re
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
 
 import boards
 import gen.floorplan
-from gen.floorplan import multiplier_places
+from gen.floorplan import floorplan
 from gen.passes import lower
 from gen.plan import plan
 from gen.source import resolve
+from hw.places import CORE_ANYWHERE
 
 ULX3S = boards.get("ulx3s")
+
+#: (K, N) of arrays that the 85F has room for, with as many requantisers of the depthwise engine as there are lanes.
+ARRAYS = [(16, 8), (8, 8), (18, 6), (12, 6), (20, 5), (15, 5), (16, 4), (8, 4), (9, 3), (8, 2)]
+
+
+def position(place):
+    """Column and row of a place on the die."""
+    return tuple(map(int, re.match(r"X(\d+)/Y(\d+)/", place).groups()))
 
 
 def test_documented_examples():
@@ -19,28 +32,112 @@ def test_documented_examples():
 
 
 def test_the_85f_names_each_multiplier_once():
-    places = [place for row in ULX3S.multiplier_rows for place in row]
-    assert len(set(places)) == len(places) == ULX3S.resources["mult"]
+    pairs = [pair for row in ULX3S.multiplier_rows for pair in row]
+    multipliers, block_rams = zip(*pairs, strict=True)
+    assert len(set(multipliers)) == len(multipliers) == ULX3S.resources["mult"]
+    assert len(set(block_rams)) == len(block_rams) <= ULX3S.resources["ebr"]
+    assert all(re.fullmatch(r"X\d+/Y\d+/MULT18_[0145]", name) for name in multipliers)
+    assert all(re.fullmatch(r"X\d+/Y\d+/EBR[0-3]", name) for name in block_rams)
+    for multiplier, block_ram in pairs:
+        (x, y), (ram_x, ram_y) = position(multiplier), position(block_ram)
+        assert abs(x - ram_x) <= 2 and abs(y - ram_y) == 12
 
 
-def test_columns_that_are_neighbours_stay_close():
-    """The last place of a column and the first of the next lie in one row, or at one end of two rows."""
-    places = multiplier_places(ULX3S.multiplier_rows, 8, 16)
-    assert [len(column) for column in places] == [16] * 8
-    position = [[tuple(map(int, re.match(r"X(\d+)/Y(\d+)/", place).groups())) for place in column] for column in places]
-    assert all(len({y for _, y in column}) == 1 for column in position)
-    middles = [(sum(x for x, _ in column) / 16, column[0][1]) for column in position]
-    for (x, y), (next_x, next_y) in zip(middles, middles[1:], strict=False):
-        assert abs(x - next_x) < 40 and abs(y - next_y) <= 24 and (y == next_y or abs(x - next_x) < 10)
+@pytest.mark.parametrize("k, n", ARRAYS)
+@pytest.mark.parametrize("all_lanes", [False, True])
+def test_each_place_once(k, n, all_lanes):
+    places = floorplan(ULX3S.multiplier_rows, columns=n, height=k, lanes=n * all_lanes)
+    assert len(places.columns) == n
+    assert all(len(column.multipliers) == k and len(column.requantiser) in (0, 2) for column in places.columns)
+    assert [len(lane) for lane in places.lanes] == [2] * (n * all_lanes)
+    used = [name for column in places.columns for name in (*column.multipliers, *column.requantiser)]
+    used += [name for lane in places.lanes for name in lane]
+    rams = [name for column in places.columns for name in column.block_rams] + list(places.coefficients)
+    beside = {multiplier: ram for row in ULX3S.multiplier_rows for multiplier, ram in row}
+    assert len(set(used)) == len(used) and len(set(rams)) == len(rams)
+    # Each block RAM is the one beside a multiplier of the same column, or of the depthwise engine.
+    for column in places.columns:
+        assert [beside[name] for name in (*column.multipliers, *column.requantiser)] == list(column.block_rams)
+    assert [beside[name] for lane in places.lanes for name in lane] == list(places.coefficients)
+
+
+@pytest.mark.parametrize("k, n", ARRAYS)
+def test_neighbours_are_close(k, n):
+    """A column lies in one row without a gap; the next begins beside its end, or at the same end of the next row."""
+    places = floorplan(ULX3S.multiplier_rows, columns=n, height=k, lanes=n)
+    order = {name: at for row in ULX3S.multiplier_rows for at, (name, _) in enumerate(row)}
+    spans = []
+    for column in places.columns:
+        names = (*column.multipliers, *column.requantiser)
+        assert len({position(name)[1] for name in names}) == 1
+        ranks = [order[name] for name in names]
+        assert [abs(a - b) for a, b in pairwise(ranks)] == [1] * (len(ranks) - 1)
+        spans.append((min(ranks), max(ranks), position(names[0])[1]))
+    for (low, high, y), (next_low, next_high, next_y) in pairwise(spans):
+        if y == next_y:
+            assert next_low == high + 1 or next_high == low - 1
+        else:
+            assert abs(y - next_y) == 24
+            assert abs((low + high) - (next_low + next_high)) / 2 <= k  # less than a column's width apart
+    # The depthwise engine's requantisers stand before the first column.
+    ranks = [order[name] for lane in places.lanes for name in lane]
+    assert (ranks, spans[0][0]) == (list(range(2 * n)), 2 * n)
 
 
 def test_too_many_or_unknown_places_are_left_to_the_placer():
-    assert multiplier_places(ULX3S.multiplier_rows, 3, 53) == multiplier_places((), 2, 2) == []
+    rows = ULX3S.multiplier_rows
+    assert floorplan(rows, columns=3, height=53, lanes=0) == CORE_ANYWHERE  # wider than a row
+    assert floorplan(rows, columns=8, height=24, lanes=0) == CORE_ANYWHERE  # more than there are
+    assert floorplan((), columns=2, height=2, lanes=2) == CORE_ANYWHERE
+    assert floorplan(rows, columns=3, height=52, lanes=5).lanes == ()  # no multiplier is left
+
+
+def placed_cells(verilog):
+    """(module, place) of each cell with a place in ``verilog``; a module is named after its path in the core."""
+    module, found = None, []
+    for line in verilog.splitlines():
+        if begins := re.match(r"module \\?(\S+?)[ (]", line + " "):
+            module = re.sub(r"\$\d+", "", begins[1])
+        if place := re.search(r'\(\* BEL = "([^"]+)" \*\)', line):
+            found.append((module, place[1]))
+    return found
 
 
 def test_the_core_names_its_places():
-    """As many BEL attributes as the array has multipliers, on the board whose die is known, and none elsewhere."""
-    table = lower(resolve(None))
-    for board, count in ((ULX3S, 4 * 2), (boards.get("ulx3s-12f"), 0)):
-        found = re.findall(r'\(\* BEL = "(X\d+/Y\d+/MULT18_\d)" \*\)', plan(table, board, array=(4, 2)).verilog())
-        assert len(found) == len(set(found)) == count
+    """In every module that is placed stands one of its own part's places, and each multiplier has one."""
+    planned = plan(lower(resolve(None)), ULX3S, array=(4, 2))
+    die, cells = planned.places_on_die, placed_cells(planned.verilog())
+    assert die.columns and planned.config.hard_lanes == len(die.lanes) == 2 and planned.config.hard_columns == (0, 1)
+    of_part = {}
+    for module, place in cells:
+        part = re.match(r"core\.(array\.column_\d|depthwise)\.[a-z]+(_\d(?=\.))?", module)[0]
+        of_part.setdefault(part, []).append(place)
+    for n, column in enumerate(die.columns):
+        part = f"core.array.column_{n}"
+        assert sorted(of_part[f"{part}.multiplier"]) == sorted(column.multipliers)
+        assert of_part[f"{part}.requantiser"] == list(column.requantiser)
+        memories = [of_part[f"{part}.{name}"] for name in ("weights", "bias", "scale")]
+        # 32 bits of weights and nearly a thousand of them are two block RAMs; biases and multipliers are one each.
+        assert [len(places) for places in memories] == [2, 1, 1]
+        assert sum(memories, []) == list(column.block_rams[:4])
+    for n, lane in enumerate(die.lanes):
+        assert of_part[f"core.depthwise.requantiser_{n}"] == list(lane)
+    assert of_part["core.depthwise.coefficients"] == list(die.coefficients)
+    assert len({place for _, place in cells}) == len(cells)
+
+
+def test_block_rams_that_are_too_few_are_left_to_the_placer():
+    """Four memories and three places: none of them is placed, for one alone would be far from the others."""
+    planned = plan(lower(resolve(None)), ULX3S, array=(4, 2))
+    first, second = planned.places_on_die.columns
+    columns = replace(first, block_rams=first.block_rams[:3]), second
+    die = replace(planned.places_on_die, columns=columns, coefficients=planned.places_on_die.coefficients[:3])
+    cells = placed_cells(replace(planned, places_on_die=die).verilog())
+    rams = [module for module, place in cells if "EBR" in place]
+    assert len(rams) == 4 and all(module.startswith("core.array.column_1.") for module in rams)
+
+
+def test_elsewhere_nothing_is_placed():
+    planned = plan(lower(resolve(None)), boards.get("ulx3s-12f"), array=(4, 2))
+    assert planned.places_on_die == CORE_ANYWHERE
+    assert placed_cells(planned.verilog()) == []

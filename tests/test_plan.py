@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_stages import convolution, network
+from test_order import block
+from test_stages import combined, convolution, network
 
 import boards
-from gen.builders import mobilenet_v1
+from gen.builders import mobilenet_v1, mobilenet_v2
 from gen.errors import GenError
+from gen.layout import place
 from gen.passes import lower
 from gen.plan import FAST_ENOUGH_US, plan
 from gen.source import resolve
@@ -156,6 +158,70 @@ def test_numbers_that_the_core_holds(digits):
             assert (scaling.multiplier << np.maximum(scaling.shift, 0)).max() < 1 << config.multiplier_bits
         if stage.window_scaling is not None:
             assert stage.window_scaling.reach.max() < 1 << config.depthwise_accumulator_bits - 1
+
+
+@pytest.mark.parametrize(
+    "array, board, lanes, columns",
+    [
+        ((4, 2), "ulx3s-12f", 2, (0, 1)),  # 8 of 28 multipliers, so ten pairs are left for four requantisers
+        ((6, 3), "ulx3s-12f", 3, (0, 1)),  # 18, five pairs for six
+        ((12, 2), "ulx3s-12f", 2, ()),  # 24, two pairs for four
+        ((26, 1), "ulx3s-12f", 1, ()),  # 26, a pair
+        ((14, 2), "ulx3s-12f", 0, ()),  # all of them
+    ],
+)
+def test_requantisers_get_what_the_array_leaves(digits, array, board, lanes, columns):
+    planned = plan(digits, boards.get(board), array=array)
+    assert (planned.config.hard_lanes, planned.config.hard_columns) == (lanes, columns)
+    assert planned.resources["mult"] == array[0] * array[1] + 2 * (lanes + len(columns)) <= 28
+
+
+@pytest.mark.parametrize(
+    "layer, lanes",
+    [
+        # One patch word a sum: every cycle that the adder takes beyond one, the array waits.
+        (convolution("c", "x", (6, 6, 4), channels_in=4), 4),
+        # 9, more than four cycles: one lane does.
+        (convolution("c", "x", (6, 6, 4), channels_in=4, kernel=(3, 3), padding=(1, 1, 1, 1)), 1),
+        (convolution("c", "x", (6, 6, 4), channels_in=4, kernel=(1, 2), padding=(0, 0, 0, 1)), 1),
+    ],
+)
+def test_as_many_residual_lanes_as_keep_the_array_busy(layer, lanes):
+    planned = plan(network((6, 6, 4), layer, combined("s", "c", "x", (6, 6, 4))), SIM, array=(4, 4))
+    assert planned.config.residual_lanes == lanes
+    assert plan(network((6, 6, 4), layer), SIM, array=(4, 4)).config.residual_lanes == 0
+
+
+def test_a_wait_that_hardly_matters_saves_lanes():
+    """A hundred times as much work elsewhere."""
+    big = [convolution(n, s, (30, 30, 4), channels_in=4, kernel=(3, 3), padding=(1, 1, 1, 1)) for n, s in ("ax", "ba")]
+    small = convolution("c", "b", (1, 1, 4), channels_in=4, kernel=(30, 30))
+    last = convolution("d", "c", (1, 1, 4), channels_in=4)
+    table = network((30, 30, 4), *big, small, last, combined("s", "d", "c", (1, 1, 4)))
+    assert plan(table, SIM, array=(4, 4)).config.residual_lanes == 1
+
+
+def test_rings_save_memory(monkeypatch):
+    """The tensors within the blocks of a MobileNetV2 are never whole."""
+    table = lower(mobilenet_v2(0.35, 96, classes=4, seed=None))
+    with_rings = plan(table, SIM, array=(16, 8))
+    monkeypatch.setattr("gen.plan.kept_rows", lambda *_: {})
+    without = plan(table, SIM, array=(16, 8))
+    assert with_rings.config.feature_depth < 0.6 * without.config.feature_depth
+    assert all(where.kept is None for where in without.places.values())
+
+
+def test_every_plan_is_checked(monkeypatch):
+    """A layout that loses something is a bug, and never leaves the house."""
+
+    def overlapping(*arguments):
+        places, depth = place(*arguments)
+        return places | {"e": replace(places["e"], base=places["x"].base)}, depth
+
+    plan(block(9), SIM, array=(4, 4))
+    monkeypatch.setattr("gen.plan.place", overlapping)
+    with pytest.raises(GenError, match=r"^e, row 0, once it is written: reads row 0 of x, but finds row 0 of e there$"):
+        plan(block(9), SIM, array=(4, 4))
 
 
 def test_the_same_table_gives_the_same_verilog(digits):

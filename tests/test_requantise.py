@@ -35,12 +35,12 @@ def clip(value, least, most):
     return min(max(value, least), most)
 
 
-def results(cases, *, window_bits, hard, accumulator_bits=32, bias_bits=32, multiplier_bits=33, seed=0):
+def results(cases, *, window_bits, hard, accumulator_bits=32, bias_bits=32, multiplier_bits=33, seed=0, **narrowing):
     """What the requantiser makes of (sum, multiplier, shift), a case a cycle, shifts to the left folded."""
     rng = random.Random(seed)
     dut = Requantiser(
         accumulator_bits=accumulator_bits, bias_bits=bias_bits, window_bits=window_bits,
-        multiplier_bits=multiplier_bits, hard=hard, primitives="portable",
+        multiplier_bits=multiplier_bits, hard=hard, primitives="portable", **narrowing,
     )  # fmt: skip
     latency, delay = dut.latency(window_bits), dut.scale_delay
     low, high = -(1 << accumulator_bits - 1), (1 << accumulator_bits - 1) - 1
@@ -65,11 +65,15 @@ def results(cases, *, window_bits, hard, accumulator_bits=32, bias_bits=32, mult
     return seen["o"][latency:]
 
 
-def check(cases, *, window_bits, **widths):
+def check(cases, *, window_bits, point=31, output_bits=11, **widths):
+    """``point`` is TFLite's 31 less the zeros behind each sum; one of the output's bits is for rounding."""
     least, most = -(1 << window_bits - 1), (1 << window_bits - 1) - 1
-    expected = [clip(rescale(clip(total, least, most), m, shift), -512, 512) for total, m, shift in cases]
+    half = 1 << output_bits - 2
+    expected = [
+        clip(rescale(clip(total, least, most) << 31 - point, m, shift), -half, half) for total, m, shift in cases
+    ]
     for hard in (False, True):
-        got = results(cases, window_bits=window_bits, hard=hard, **widths)
+        got = results(cases, window_bits=window_bits, hard=hard, point=point, output_bits=output_bits, **widths)
         wrong = [(case, e, g) for case, e, g in zip(cases, expected, got, strict=True) if e != g]
         assert not wrong, f"{hard=}: {len(wrong)} of {len(cases)}, first (case, expected, got): {wrong[:3]}"
     return expected
@@ -146,6 +150,26 @@ def test_random_cases():
 def test_narrow_accumulator_and_wide_bias():
     """A sum that fits the window needs no saturation; a bias may be wider than the accumulator."""
     check([(x, (1 << 31) - 1, -1) for x in range(-127, 127)], window_bits=16, accumulator_bits=6, bias_bits=8)
+
+
+@pytest.mark.parametrize("point, output_bits", [(11, 29), (31, 29), (20, 16), (11, 11)])
+def test_points_and_widths(point, output_bits):
+    """Sums that stand for multiples of a power of two, as the residual adder's do, and results wider than a byte."""
+    rng = random.Random(point * output_bits)
+    cases = []
+    for total in [*corners(10), *range(-255, 256, 17), *range(-5, 6)]:
+        for shift in (0, 0, -1, -2, -3, -7, -20, -31):
+            for m in (1 << 30, (1 << 31) - 1, rng.randint(1 << 30, (1 << 31) - 1)):
+                cases.append((total, m, shift))
+    # Ties of both roundings: a half at the point, and at the shift.
+    for odd in range(-9, 10, 2):
+        for shift in (0, -1, -4):
+            cases += [(odd, 1 << point - 1, shift), (odd, 1 << min(point - shift - 1, 30), shift)]
+    expected = check(cases, window_bits=10, point=point, output_bits=output_bits, accumulator_bits=8, bias_bits=10)
+    half = 1 << output_bits - 2
+    assert -half <= min(expected) < 0 < max(expected) <= half
+    if (point, output_bits) in ((11, 11), (20, 16)):
+        assert {-half, half} < set(expected)
 
 
 def test_latency():

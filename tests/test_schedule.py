@@ -1,18 +1,37 @@
-"""Schedule: job words say what the layers are, and nothing more than they have room for."""
+"""Schedule: job words say what the rows are, and nothing more than they have room for; cycles are the engines' own."""
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from amaranth.lib import data
 from test_layout import dimensions
-from test_stages import classifier, convolution, depthwise, network
+from test_order import block
+from test_stages import classifier, combined, convolution, depthwise, int8, network
 
+import boards
+from gen.builders import mobilenet_v2
+from gen.errors import GenError
 from gen.layout import Patches, patches_of, place
-from gen.schedule import Addresses, array_program, cycles_of, limits, rows_needed, window_program
-from gen.stages import stages_of
+from gen.order import Row, kept_rows, order_of
+from gen.passes import lower
+from gen.plan import plan
+from gen.schedule import Addresses, array_program, cycles_of, limits, window_jobs, window_program
+from gen.source import resolve
+from gen.stages import results_of, stages_of
+from gen.table import Layer
+from hw.array import MacArray
+from hw.config import ArrayShape
+from hw.core import Core
+from hw.depthwise import DepthwiseEngine
+from hw.gather import Gather
 from hw.jobs import JobKind, WindowMode, array_job, layer_job, row_job, window_job_bits
+from hw.program import Sequencer
+from hw.window import WindowGenerator
 
+SIM = boards.get("sim")
 CONFIG = dimensions(4, 2, feature_depth=64, coefficient_depth=64, weight_depth=64, patch_depth=64)
+ONE = Addresses(0, 0, 0, 0, 0)
 
 
 def example():
@@ -21,26 +40,36 @@ def example():
     second = depthwise("b", "a", (3, 3, 6), kernel=(4, 3), stride=(1, 2), padding=(1, 1, 1, 1))
     third = convolution("c", "b", (3, 3, 9), channels_in=6)
     stages = stages_of(network((8, 5, 2), first, second, third, classifier("d", "c", 81, 5)))
-    places, _ = place(stages, CONFIG.lanes, {"d"})
-    addresses = [Addresses(0, 0, 0, 0), Addresses(0, 0, 6, 2), Addresses(4, 2, 9, 5)]
-    return stages, places, addresses
+    order = order_of(stages, {})
+    places, _ = place(stages, CONFIG, order, {}, {"d"})
+    addresses = [ONE, replace(ONE, weights=6, scales=2), Addresses(4, 2, 9, 5, 0)]
+    return stages, order, places, addresses
 
 
-def decoded(layout, word):
-    assert word < 1 << window_job_bits(CONFIG)
+def decoded(layout, word, config=CONFIG):
+    assert word < 1 << window_job_bits(config)
     return data.Const(layout, word & (1 << layout.size) - 1)
 
 
+#: The last row of the source that each row of the example reads, by hand; or None for the input.
+EXAMPLE_READS = {"a": [None] * 4, "b + c": [2, 3, 3], "d": [2]}
+
+
 def test_window_program():
-    stages, places, addresses = example()
-    words = window_program(stages, places, addresses, CONFIG)
-    assert words == window_program(stages, places, addresses, CONFIG)
+    stages, order, places, addresses = example()
+    words = window_program(stages, order, places, addresses, CONFIG)
+    assert words == window_program(stages, order, places, addresses, CONFIG)
     kinds = [decoded(row_job(CONFIG), word).kind for word in words]
     per_stage = [JobKind.LAYER, *[JobKind.ROW] * 4], [JobKind.LAYER, *[JobKind.ROW] * 3], [JobKind.LAYER, JobKind.ROW]
     assert kinds == [*sum(per_stage, []), JobKind.END]
-    position, before = 0, {"x": 0, "a": 0, "c": 4}
+    assert window_jobs(stages, order) == len(words)
+    position, before = 0, {"a": 0, "c": 4}
     for stage, address in zip(stages, addresses, strict=True):
-        layer, patches, at = decoded(layer_job(CONFIG), words[position]), patches_of(stage, 4, 2), places[stage.source]
+        layer, patches, at = (
+            decoded(layer_job(CONFIG), words[position]),
+            patches_of(stage, CONFIG),
+            places[stage.source],
+        )
         height, width, channels = stage.source_shape
         narrow = patches.mode == WindowMode.NARROW
         assert (layer.mode, layer.beats + 1, layer.groups + 1) == (patches.mode, patches.beats, patches.groups)
@@ -51,7 +80,7 @@ def test_window_program():
             stage.stride[1],
             -stage.padding[2],
         )
-        assert (layer.column_residue, layer.pad) == (-stage.padding[2] % 3, stage.pad)
+        assert (layer.column_residue, layer.pad, layer.still) == (-stage.padding[2] % 3, stage.pad, 0)
         assert (layer.column_pitch, layer.row_pitch) == (at.column_pitch, at.row_pitch)
         assert layer.column_base == -stage.padding[2] // 3 * at.column_pitch % (1 << CONFIG.address_bits)
         assert (layer.coefficients, layer.scales) == (address.coefficients, address.depthwise_scales)
@@ -62,8 +91,8 @@ def test_window_program():
             row = decoded(row_job(CONFIG), words[position + 1 + number])
             top = number * stage.stride[0] - stage.padding[0]
             assert (row.y, row.row_residue) == (top, top % 3)
-            waits = 0 if stage.source == "x" else before[stage.source] + rows_needed(stage, number)
-            assert row.written == waits
+            last = EXAMPLE_READS[stage.name][number]
+            assert row.written == (0 if last is None else before[stage.source] + last + 1)
             for n, y in enumerate(range(top, top + 3)):
                 if 0 <= y < height:
                     assert row.row_base[y % 3] == at.row_address(y)
@@ -72,61 +101,403 @@ def test_window_program():
 
 
 def test_array_program():
-    stages, places, addresses = example()
-    words = array_program(stages, places, addresses, CONFIG)
-    assert words == array_program(stages, places, addresses, CONFIG)
-    rows = [
+    stages, order, places, addresses = example()
+    words = array_program(stages, order, places, addresses, CONFIG)
+    assert words == array_program(stages, order, places, addresses, CONFIG)
+    rows_made = [
         (stage, address, y)
         for stage, address in zip(stages, addresses, strict=True)
         for y in range(stage.output_shape[0])
     ]
-    assert len(words) == len(rows) == 8
-    for word, (stage, address, y) in zip(words, rows, strict=True):
+    assert len(words) == len(rows_made) == 8
+    for word, (stage, address, y) in zip(words, rows_made, strict=True):
         assert word < 1 << array_job(CONFIG).size
         job, at = data.Const(array_job(CONFIG), word), places[stage.output]
         assert job.pixels + 1 == stage.output_shape[1]
-        assert job.words + 1 == patches_of(stage, 4, 2).words
+        assert job.words + 1 == job.freed + 1 == patches_of(stage, CONFIG).words
         assert job.groups + 1 == -(-stage.output_shape[2] // 4)
         assert (job.weights, job.scales) == (address.weights, address.scales)
         assert (job.address, job.column_pitch, job.row_residue) == (at.row_address(y), at.column_pitch, y % 3)
-        assert job.last == (word is words[-1])
+        assert (job.column_residue, job.last) == (0, word is words[-1])
         assert (job.bounds.zero_point, job.bounds.lo, job.bounds.hi) == (stage.scaling.zero_point, *stage.scaling.clamp)
 
 
+class Walk:
+    """Both programs of a plan, carried out word by word as ``hw.jobs`` and the engines' docstrings say.
+
+    Banks hold tags: (tensor, row, column, group), and how many rows had been written with them. What is read, and
+    what is written where, is compared with the layers' own geometry.
+    """
+
+    def __init__(self, planned):
+        self.plan, self.config = planned, planned.config
+        self.mask = (1 << self.config.address_bits) - 1
+        self.banks = [{} for _ in range(9)]
+        for name in {stage.source for stage in planned.stages} | {stage.residual for stage in planned.stages} - {None}:
+            if all(stage.output != name for stage in planned.stages):
+                self.fill(name)
+
+    def fill(self, name):
+        """The host's tensor, by the layout's documented formula."""
+        at = self.plan.places[name]
+        for y, x, g in np.ndindex(at.shape[0], at.shape[1], at.groups):
+            address = at.base + y % at.rows // 3 * at.row_pitch + x // 3 * at.column_pitch + g
+            tag = (name, y, x, g)
+            both = self.banks[y % 3 * 3 + x % 3].setdefault(address, {})
+            both |= {y >= at.rows: (tag, 0)} if at.halves == 2 else {False: (tag, 0), True: (tag, 0)}
+
+    def run(self):
+        """Carry out both programs; counts of rows by mode."""
+        contents = self.plan.contents
+        assert len(contents["window_program"]) == self.config.window_program_depth
+        layouts = layer_job(self.config), row_job(self.config)
+        window = iter(contents["window_program"])
+        layer, seen = None, dict.fromkeys(WindowMode, 0)
+        order = iter(self.plan.order)
+        array = iter(contents["array_program"])
+        expected, made = next(order, None), 0
+        for word in window:
+            row = decoded(layouts[1], word, self.config)
+            if row.kind == JobKind.END:
+                break
+            if row.kind == JobKind.LAYER:
+                layer = decoded(layouts[0], word, self.config)
+                continue
+            assert row.kind == JobKind.ROW and layer is not None
+            mode = WindowMode(layer.mode)
+            seen[mode] += 1
+            stage = self.plan.stages[expected.stage]
+            if mode == WindowMode.RESIDUAL:
+                self.read_residual(layer, row, stage, expected.y, made)
+                continue
+            self.read_windows(layer, row, stage, expected.y, made)
+            made += 1
+            self.write(data.Const(array_job(self.config), next(array)), stage, *expected, made, layer)
+            expected = next(order, None)
+        assert (next(window, None), expected, next(array, None)) == (None, None, None)
+        return seen
+
+    def at(self, layer, row, x, position, group):
+        """Tags of a position of the window at pixel ``x`` of a row: the bank's word, by the job's addresses."""
+        (down, a), (across, b) = (divmod(n, 3) for n in position)
+        column = layer.column_residue + x * (layer.stride + 1)
+        base = (
+            layer.column_base + column // 3 * layer.column_pitch + (0 if layer.still else across) * layer.column_pitch
+        )
+        base += layer.column_pitch * (column % 3 + b >= 3)
+        bank_row, bank_column = (row.row_residue + a) % 3, (column + b) % 3
+        address = row.row_base[bank_row] + down * layer.row_pitch + base + group & self.mask
+        word = self.banks[3 * bank_row + bank_column].get(address, {})
+        return word.get(bool(row.high_half >> a & 1))
+
+    def inside(self, layer, row, x, position):
+        y, left = row.y + position[0], layer.x + x * (layer.stride + 1)
+        left += position[1] if not layer.still else 0
+        return 0 <= y < layer.height and 0 <= left < layer.width
+
+    def read_residual(self, layer, row, stage, y, made):
+        assert (layer.tiles_x, layer.tiles_y, layer.beats, layer.stride, layer.still) == (0, 0, 0, 0, 0)
+        groups = -(-stage.output_shape[2] // self.config.lanes)
+        assert (layer.groups + 1, layer.patch_words) == (groups, groups)
+        latest = 0
+        for n, x in self.columns(layer, stage):
+            for group in range(groups):
+                assert self.inside(layer, row, n, (0, 0))
+                tag, when = self.at(layer, row, n, (0, 0), group)
+                assert tag == (stage.residual, y, x, group)
+                latest = max(latest, when)
+        assert row.written == latest <= made
+
+    def columns(self, layer, stage):
+        columns = list(range(stage.region.left, stage.region.right))
+        assert layer.pixels + 1 == len(columns)
+        return enumerate(columns)
+
+    def read_windows(self, layer, row, stage, y, made):
+        patches = patches_of(stage, self.config)
+        assert (layer.mode, layer.tiles_y + 1, layer.tiles_x + 1) == (patches.mode, *patches.tiles)
+        assert (layer.beats + 1, layer.groups + 1, layer.patch_words) == (
+            patches.beats, patches.groups, patches.words,
+        )  # fmt: skip
+        assert (layer.pad, bool(layer.still)) == (stage.pad, stage.repeats > 1)
+        if self.config.max_pool:
+            assert bool(layer.maximum) == stage.maximum
+        latest = 0
+        height, width, _ = stage.source_shape
+        for n, x in self.columns(layer, stage):
+            for a, b in np.ndindex(*stage.kernel):
+                at = y * stage.stride[0] - stage.padding[0] + a, x * stage.stride[1] - stage.padding[2] + b
+                exists = 0 <= at[0] < height and 0 <= at[1] < width
+                assert self.inside(layer, row, n, (a, b)) == exists
+                for group in range(patches.groups) if exists else ():
+                    tag, when = self.at(layer, row, n, (a, b), group)
+                    assert tag == (stage.source, *at, group), (stage.name, y, x)
+                    latest = max(latest, when)
+        assert row.written == latest <= made
+
+    def write(self, job, stage, number, y, made, layer):
+        groups = -(-stage.output_shape[2] // self.config.lanes)
+        patches, address = patches_of(stage, self.config), self.plan.addresses[number]
+        assert (job.pixels + 1, job.groups + 1) == (stage.region.right - stage.region.left, groups)
+        adds = stage.residual is not None
+        assert job.words + 1 == max(patches.words, self.config.residual_beats if adds else 1)
+        assert job.freed + 1 == patches.words + (groups if adds else 0) <= self.config.patch_depth
+        if self.config.residual_lanes:
+            assert job.words - job.idle + 1 == patches.words
+            assert (job.residual > 0, job.residual) == (adds, address.residual)
+        assert (job.weights, job.scales) == (address.weights, address.scales)
+        assert job.row_residue == y % 3
+        assert job.last == (made == len(self.plan.order))
+        for n in range(job.pixels + 1):
+            x, column = stage.region.left + n, job.column_residue + n
+            assert column % 3 == x % 3
+            for group in range(groups):
+                at = job.address + column // 3 * job.column_pitch + group & self.mask
+                tag = (stage.output, y, x, group), made
+                self.banks[3 * job.row_residue + column % 3][at] = {False: tag, True: tag}
+
+    def assert_results(self):
+        for name in results_of(self.plan.table):
+            at = self.plan.places[name]
+            for y, x, g in np.ndindex(at.shape[0], at.shape[1], at.groups):
+                address = at.base + y % at.rows // 3 * at.row_pitch + x // 3 * at.column_pitch + g
+                assert self.banks[y % 3 * 3 + x % 3][address][False][0] == (name, y, x, g)
+
+
+def block_chain():
+    """Two residual blocks, the first of stride 2, behind a narrow convolution of an input in halves."""
+    first = convolution("c", "x", (18, 15, 4), channels_in=2, kernel=(3, 3), padding=(1, 1, 1, 1))
+    layers, name, shape = [first], "c", (18, 15)
+    for n in range(3):
+        step = 2 if n == 0 else 1
+        made = tuple(-(-size // step) for size in shape)
+        sides = (0, 1, 1, 1) if n == 0 else (1, 1, 1, 1)
+        layers += [
+            convolution(f"e{n}", name, (*shape, 16), channels_in=4),
+            depthwise(f"d{n}", f"e{n}", (*made, 16), stride=(step, step), padding=sides),
+            convolution(f"p{n}", f"d{n}", (*made, 4), channels_in=16),
+        ]
+        name = f"p{n}"
+        if n:
+            layers.append(combined(f"s{n}", f"p{n}", layers[-4].name, (*made, 4), operator=("add", "sub")[n - 1]))
+            name = f"s{n}"
+        shape = made
+    return network((18, 15, 2), *layers, classifier("f", name, 4 * shape[0] * shape[1], 3))
+
+
+def pools():
+    """Regions, windows that repeat, maxima, sums over parts of a tensor."""
+    pool = Layer("a", "average_pool2d", ("x",), int8(7, 8, 5), kernel=(3, 3), padding=(1, 1, 1, 1))
+    greatest = Layer("g", "max_pool2d", ("x",), int8(7, 8, 5), kernel=(2, 3), padding=(1, 0, 1, 1))
+    factor = Layer(
+        "m", "mul", ("g",), int8(7, 8, 5), constant=np.array(-128, np.int8),
+        constant_quantization=replace(int8().quantization, scale=0.004, zero_point=127),
+    )  # fmt: skip
+    return network((7, 8, 5), pool, greatest, factor, combined("s", "a", "m", (7, 8, 5)))
+
+
 @pytest.mark.parametrize(
-    "kernel, stride, padding", [(3, 2, (1, 1)), (5, 1, (2, 2)), (2, 2, (0, 0)), (1, 1, (3, 2)), (3, 1, (0, 4))]
-)
-def test_rows_needed(kernel, stride, padding):
-    """The last row of the source that a result reads, or the nearest there is."""
-    height = 7
-    rows = (height + sum(padding) - kernel) // stride + 1
-    layer = convolution(
-        "c", "x", (rows, 3, 1), channels_in=1, kernel=(kernel, 1), stride=(stride, 1), padding=(*padding, 0, 0)
+    "table, array, rings",
+    [
+        (block_chain(), (4, 2), 3), (block_chain(), (8, 4), 3), (block_chain(), (3, 3), 3), (block(13), (2, 2), 1),
+        (block(13, stride=2), (5, 5), 1), (pools(), (4, 2), 0), (pools(), (3, 3), 0), (pools(), (2, 1), 0),
+        (lower(mobilenet_v2(0.35, 32, classes=4, seed=None)), (16, 8), 2),
+    ],
+)  # fmt: skip
+def test_programs_carried_out(table, array, rings):
+    """Every word that the programs read is the one that it should be, and had been waited for; and so is the result."""
+    planned = plan(table, SIM, array=array)
+    assert sum(where.kept is not None for where in planned.places.values()) >= rings
+    walk = Walk(planned)
+    seen = walk.run()
+    walk.assert_results()
+    assert seen[WindowMode.RESIDUAL] == sum(
+        len(stage.region.rows) for stage in planned.stages if stage.residual is not None
     )
-    (stage,) = stages_of(network((height, 3, 1), layer))
-    for y in range(rows):
-        read = [row for row in range(y * stride - padding[0], y * stride - padding[0] + kernel) if 0 <= row < height]
-        beyond = y * stride - padding[0] >= height
-        assert rows_needed(stage, y) == (read[-1] + 1 if read else height if beyond else 1)
+    assert sum(seen.values()) - seen[WindowMode.RESIDUAL] == len(planned.order)
+
+
+def test_a_wrong_program_is_found():
+    """The walk itself: with one word of a program changed it fails."""
+    planned = plan(block_chain(), SIM, array=(4, 2))
+    layout, words = row_job(planned.config), planned.contents["window_program"]
+    changed = 0
+    for number, word in enumerate(words):
+        row = data.Const(layout, word & (1 << layout.size) - 1)
+        if row.kind == JobKind.ROW and row.written:
+            planned.contents["window_program"] = [*words[:number], word - (1 << 2), *words[number + 1 :]]
+            with pytest.raises(AssertionError):
+                Walk(planned).run()
+            changed += 1
+        if changed == 5:
+            break
+    assert changed == 5
+
+
+def test_the_programs_of_a_block():
+    """By hand: a layer's word wherever the layer changes, and, in front of each row, two for what is added."""
+    stages = stages_of(block(9))
+    kept = kept_rows(stages, {"s"})
+    order = order_of(stages, kept)
+    shape = ArrayShape(lanes=4, words=1, residual_lanes=1)
+    places, depth = place(stages, shape, order, kept, {"s"})
+    config = dimensions(
+        4, feature_depth=depth, patch_depth=64, residual_lanes=1, residual_scale_depth=2, weight_depth=64
+    )
+    addresses = [ONE, Addresses(0, 0, 3, 3, 1)]
+    words = window_program(stages, order, places, addresses, config)
+    kinds = "".join("ELR"[decoded(row_job(config), word, config).kind.value] for word in words)
+    # Five rows of e, then one of the block and one of e by turns, at last five of the block alone.
+    assert kinds == "LRRRRR" + "LRLR" + "LR" + "LRLR" + "LR" + "LRLR" + "LR" + "LRLR" + "LR" + "LRLR" * 5 + "E"
+    assert window_jobs(stages, order) == len(words)
+    residual = decoded(layer_job(config), words[6], config)
+    assert (residual.mode, residual.groups, residual.pixels) == (WindowMode.RESIDUAL, 0, 11)
+    assert (residual.width, residual.height, residual.x, residual.patch_words) == (12, 9, 0, 1)
+    jobs = [data.Const(array_job(config), word) for word in array_program(stages, order, places, addresses, config)]
+    assert [Row(int(job.residual > 0), 0).stage for job in jobs] == [at for at, _ in order]
+    # 12 channels are three words, which is fewer than the adder's four cycles: a fourth is idle.
+    assert [(job.words, job.idle, job.freed, job.residual) for job in jobs] == [
+        (3, 1, 3, 1) if at else (0, 0, 0, 0) for at, _ in order
+    ]  # fmt: skip
+    assert [job.address - places["e"].base for job, (at, _) in zip(jobs, order, strict=True) if not at] == [
+        0, 0, 0, 12, 12, 12, 0, 0, 0
+    ]  # fmt: skip
 
 
 def test_patches():
     def of(stage, lanes, words):
-        return patches_of(stage, lanes, words)
+        return patches_of(stage, ArrayShape(lanes=lanes, words=words))
 
     narrow, middle, last = example()[0]
-    assert of(narrow, 4, 2) == Patches(WindowMode.NARROW, (1, 1), 3, 1, 3)
-    assert of(narrow, 4, 2).cycles == 3
+    assert of(narrow, 4, 2) == Patches(WindowMode.NARROW, (1, 1), 3, 1, 3, 1)
+    assert of(narrow, 4, 2).cycles == of(narrow, 4, 2).sum_words == 3
     assert of(narrow, 1, 2).mode == WindowMode.WIDE  # two channels are more than a lane
-    assert of(middle, 4, 2) == Patches(WindowMode.DEPTHWISE, (2, 1), 1, 2, 1)
+    assert of(middle, 4, 2) == Patches(WindowMode.DEPTHWISE, (2, 1), 1, 2, 1, 1)
     assert of(middle, 4, 2).cycles == 4
-    assert of(last, 4, 2) == Patches(WindowMode.WIDE, (1, 1), 9, 3, 14)
+    assert of(last, 4, 2) == Patches(WindowMode.WIDE, (1, 1), 9, 3, 14, 1)
     assert of(last, 4, 2).cycles == 27
 
 
+class Clockwork:
+    """Both engines register by register, a cycle at a time, fed with a plan's own programs."""
+
+    def __init__(self, planned):
+        config = self.config = planned.config
+        self.windows = list(planned.contents["window_program"])
+        self.rows = [data.Const(array_job(config), word) for word in planned.contents["array_program"]]
+        self.arrivals, self.returns, self.written = {}, {}, {}
+        # Window generator: the job in its register, whether it is due, the row at hand, the room for patches.
+        self.pending, self.due, self.layer, self.pixels, self.left = None, False, None, 0, 0
+        self.room, self.taken_back, self.rows_written, self.since = config.patch_depth, 0, 0, 0
+        # Array: the job at hand, patches that wait.
+        self.job, self.waiting, self.pixels_left, self.words_left = None, 0, 0, 0
+
+    def run(self, most=200_000):
+        """Cycles from the host's start to the last word's end."""
+        window_offered = array_offered = Core.start_cycles + Sequencer.period
+        for cycle in range(Core.start_cycles, most):
+            offered = self.windows and cycle >= window_offered
+            if self.window(cycle, self.windows[0] if offered else None):
+                del self.windows[0]
+                window_offered = cycle + Sequencer.period
+            if self.array(cycle, bool(self.rows) and cycle >= array_offered):
+                array_offered = cycle + Sequencer.period
+            if not self.rows and self.job is None:
+                return cycle + MacArray.latency(self.config) + 2
+        raise AssertionError("it hangs")
+
+    def window(self, cycle, offered):
+        """One cycle of the window generator; whether it moves the job that is ``offered`` into its register."""
+        pending, due, running, drained = self.pending, self.due, self.pixels > 0, self.since == 0
+        self.rows_written += self.written.pop(cycle, 0)
+        room = self.room
+        self.room += self.returns.pop(cycle, 0)
+        moves = pending is None and offered is not None
+        if moves:
+            self.pending = offered
+        # Whether the job may be taken in the next cycle.
+        self.due = False
+        if pending is not None:
+            row = decoded(row_job(self.config), pending, self.config)
+            if row.kind == JobKind.LAYER:
+                self.due = drained and not running
+            elif row.kind == JobKind.ROW:
+                self.due = self.rows_written >= row.written
+        self.since = max(self.since - 1, 0)
+        if due and not running:
+            self.pending, self.due = None, False
+            if row.kind == JobKind.LAYER:
+                self.layer = decoded(layer_job(self.config), pending, self.config)
+            else:
+                self.pixels, self.left = self.layer.pixels + 1, 0
+        elif running and (self.left or room >= self.layer.patch_words):
+            layer = self.layer
+            if not self.left:
+                self.room -= layer.patch_words
+                self.left = (layer.beats + 1) * (layer.groups + 1) * (layer.tiles_x + 1) * (layer.tiles_y + 1)
+            self.left -= 1
+            self.since = Core.drain_cycles(self.config)
+            if not self.left:
+                self.pixels -= 1
+                if layer.mode != WindowMode.RESIDUAL:
+                    depthwise = layer.mode == WindowMode.DEPTHWISE
+                    way = DepthwiseEngine.latency(self.config) if depthwise else Gather.latency
+                    # Two registers into the patch buffer, one in front of the array.
+                    self.arrivals[cycle + WindowGenerator.latency + way + 3] = 1
+        return moves
+
+    def array(self, cycle, offered):
+        """One cycle of the array; whether it takes its next job."""
+        self.waiting += self.arrivals.pop(cycle, 0)
+        if self.job is None:
+            if offered:
+                self.job = self.rows.pop(0)
+                self.pixels_left, self.words_left = self.job.pixels + 1, 0
+            return offered
+        if self.words_left or self.waiting:
+            if not self.words_left:
+                self.waiting -= 1
+                self.words_left = (self.job.words + 1) * (self.job.groups + 1)
+            self.words_left -= 1
+            if not self.words_left:
+                self.returns[cycle + 2] = self.job.freed + 1
+                self.pixels_left -= 1
+                if not self.pixels_left:
+                    self.job, self.written[cycle + MacArray.latency(self.config) + 1] = None, 1
+        return False
+
+
+@pytest.mark.parametrize(
+    "table, arrays",
+    [
+        (block(9), ((4, 4), (2, 2), (3, 1))),
+        (block(13, stride=2), ((8, 4), (5, 5))),
+        (block_chain(), ((4, 2), (8, 4), (3, 3))),
+        (pools(), ((4, 2), (2, 1))),
+        (lower(mobilenet_v2(0.35, 32, classes=4, seed=None)), ((16, 8),)),
+        (lower(resolve(None)), ((4, 2), (6, 3))),
+    ],
+)
+def test_cycles_are_what_the_registers_say(table, arrays):
+    for array in arrays:
+        planned = plan(table, SIM, array=array)
+        assert Clockwork(planned).run() == planned.cycles
+
+
+def test_cycles_with_little_room():
+    """Rows of residual words and patches compete for the same room: 12 words a row, three a patch."""
+    planned = plan(block(9), SIM, array=(4, 4))
+    counted = []
+    for depth in (16, 32, 512):
+        config = replace(planned.config, patch_depth=depth)
+        counted.append(cycles_of(planned.stages, planned.order, config)[0])
+        assert Clockwork(replace(planned, config=config)).run() == counted[-1]
+    assert counted[0] > counted[1] >= counted[2]
+
+
 def test_cycles_count_every_stage():
-    stages, _, _ = example()
-    cycles, report = cycles_of(stages, CONFIG)
+    stages, order, _, _ = example()
+    cycles, report = cycles_of(stages, order, CONFIG)
     assert [stage.name for stage in report] == ["a", "b + c", "d"]
     assert [stage.busy for stage in report] == [4 * 5 * 3 * 2, 3 * 3 * 1 * 3, 14 * 2]
     ends = 0
@@ -134,19 +505,48 @@ def test_cycles_count_every_stage():
         assert ends < stage.begin <= stage.end - stage.busy // len(stages)
         ends = stage.end
     assert cycles > ends
-    assert cycles_of(stages[:1], CONFIG)[0] < cycles
+    assert cycles_of(stages[:1], order[:4], CONFIG)[0] < cycles
+
+
+def test_cycles_of_a_ring_count_both_stages():
+    """Each stage's rows are summed, wherever they come; sums that wait for the adder count what they wait."""
+    stages = stages_of(block(9))
+    order = order_of(stages, {"e": 6})
+    config = dimensions(4, patch_depth=64, residual_lanes=1)
+    _, (expand, project) = cycles_of(stages, order, config)
+    assert (expand.busy, project.busy) == (9 * 12 * 3, 9 * 12 * 4)
+    assert expand.begin < project.begin < expand.end < project.end
 
 
 def test_little_room_for_patches_costs_cycles():
     """The window generator runs ahead of the array as far as the patch buffer lets it."""
     layer = convolution("c", "x", (3, 3, 5), channels_in=9, kernel=(3, 3))
     stages = stages_of(network((5, 5, 9), layer))
-    few, many = (cycles_of(stages, replace(CONFIG, patch_depth=depth))[0] for depth in (16, 1024))
+    order = order_of(stages, {})
+    few, many = (cycles_of(stages, order, replace(CONFIG, patch_depth=depth))[0] for depth in (16, 1024))
     assert few > many
 
 
+def test_no_room_for_a_row_of_residual_words():
+    """Twelve words to add and three of the first patch: with 16 it goes, with 8 nobody would ever give any back."""
+    stages = stages_of(block(9))
+    order = order_of(stages, {"e": 6})
+    config = dimensions(4, patch_depth=16, residual_lanes=1)
+    assert cycles_of(stages, order, config)[0] > cycles_of(stages, order, replace(config, patch_depth=64))[0]
+    with pytest.raises(GenError) as caught:
+        cycles_of(stages, order, replace(config, patch_depth=8))
+    assert str(caught.value) == ("the patch buffer is too small for a row's residual words: the schedule would stall")
+
+
+def test_the_plan_makes_room_for_a_row_of_residual_words():
+    layer = convolution("c", "x", (2, 600, 3), channels_in=3)
+    planned = plan(network((2, 600, 3), layer, combined("s", "c", "x", (2, 600, 3))), SIM, array=(1, 1))
+    # 600 pixels of three words, and twice the three that a patch has.
+    assert planned.config.patch_depth == 2048
+
+
 def test_limits():
-    stages, _, _ = example()
+    stages, _, _, _ = example()
     assert limits(stages, CONFIG) == []
     deep = replace(CONFIG, weight_depth=16385, feature_depth=16384)
     assert limits(stages, deep) == [
@@ -154,11 +554,13 @@ def test_limits():
     ]
     (wide,) = stages_of(network((1, 1, 513), convolution("c", "x", (1, 1, 1), channels_in=513)))
     (tall,) = stages_of(network((1, 1, 1), convolution("c", "x", (1, 1, 513), channels_in=1)))
-    assert limits([wide, tall], replace(CONFIG, lanes=2, words=2)) == []
-    assert limits([wide], replace(CONFIG, lanes=1, words=4)) == [
+    roomy = replace(CONFIG, patch_depth=512)
+    assert limits([wide, tall], replace(roomy, lanes=2, words=2)) == []
+    assert limits([wide], replace(roomy, lanes=1, words=4)) == [
         "c: input channel groups: 513, more than the 512 that a job counts"
     ]
-    assert limits([wide], replace(CONFIG, lanes=1, words=1)) == [
+    # A sum is at most half the patch buffer.
+    assert limits([wide], replace(roomy, lanes=1, words=1)) == [
         "c: input channel groups: 513, more than the 512 that a job counts",
         "c: patch words of a pixel: 513, more than the 256 that a job counts",
     ]

@@ -163,7 +163,7 @@ def test_rows_and_reasons():
 
 
 def task(folder, **changes):
-    arguments = dict(board="sim", array=(2, 2), inputs=None, count=2, seed=0, directory=folder)
+    arguments = dict(board="sim", folding=True, array=(2, 2), inputs=None, count=2, seed=0, directory=folder)
     return Survey(**arguments | changes)
 
 

@@ -35,9 +35,13 @@ class Layer:
     bounds: tuple[int, int, int]
     written: list[int]
     high: list[int]
+    mode: WindowMode = WindowMode.WIDE
+    repeats: int = 1  # how often each window comes, for kernels of one position
 
     def __post_init__(self):
         self.tiles = tuple(-(-size // 3) for size in self.kernel)
+        if self.repeats > 1:
+            self.tiles = 1, self.repeats
 
     def groups(self, config):
         return -(-self.tensor.shape[2] // config.lanes)
@@ -57,10 +61,12 @@ def random_layer(rng, config, *, written=0, **fixed):
         "results": (rng.randint(1, 4), rng.randint(1, 5)),
         "pad": rng.choice((-128, 127, 0, rng.randint(-128, 127))),
         "beats": rng.choice((1, 1, 2, 9)),
-        "patch_words": rng.randint(1, config.patch_depth),
+        "patch_words": rng.randint(1, config.patch_depth - 1),
         "coefficients": rng.randint(0, 3),
         "scales": rng.randint(0, 3),
         "bounds": tuple(rng.randint(-128, 127) for _ in range(3)),
+        "mode": rng.choice(list(WindowMode)),
+        "repeats": rng.choice((1, 2, 4, 16)) if kernel == (1, 1) else 1,
     } | fixed
     rows = fields["results"][0]
     needs = []
@@ -92,7 +98,8 @@ def placed(layer, config, rng, banks, base):
     mask = (1 << config.address_bits) - 1
     top, left = -layer.padding[0], -layer.padding[1]
     fields = {
-        "kind": JobKind.LAYER, "mode": WindowMode.WIDE, "beats": layer.beats - 1, "channels": 0,
+        "kind": JobKind.LAYER, "mode": layer.mode, "still": int(layer.repeats > 1), "beats": layer.beats - 1,
+        "channels": 0,
         "groups": groups - 1, "tiles_x": layer.tiles[1] - 1, "tiles_y": layer.tiles[0] - 1,
         "stride": layer.stride[1] - 1, "width": width, "height": height, "pixels": layer.results[1] - 1, "x": left,
         "column_base": left // 3 * column_pitch & mask, "column_residue": left % 3,
@@ -132,7 +139,7 @@ def expected_windows(layer, config):
             for group in range(groups):
                 for tile, (down, across) in enumerate(np.ndindex(layer.tiles)):
                     y = margin + row * layer.stride[0] - layer.padding[0] + 3 * down
-                    x = margin + column * layer.stride[1] - layer.padding[1] + 3 * across
+                    x = margin + column * layer.stride[1] - layer.padding[1] + 3 * across * (layer.repeats == 1)
                     taps = whole[y : y + 3, x : x + 3, group * lanes : (group + 1) * lanes].reshape(9, lanes)
                     words = [packed(tap, 8) for tap in taps]
                     count = layer.tiles[0] * layer.tiles[1]
@@ -152,7 +159,7 @@ class Walk:
 
     def __init__(self):
         self.offered, self.taken, self.freed = [], [], []
-        self.windows, self.bounds, self.rows = [], [], []
+        self.windows, self.bounds, self.modes, self.rows = [], [], [], []
 
 
 async def walk(ctx, dut, config, jobs, banks, patch_words, *, seed=0, job_gap=0.0, row_gap=0.0, free_delay=(1, 1),
@@ -201,6 +208,7 @@ async def walk(ctx, dut, config, jobs, banks, patch_words, *, seed=0, job_gap=0.
             # Coefficient and scale addresses come before their window, for their memories' sake.
             done.windows.append((cycle, (taps, word & 63, word >> 6 & 7, first, last, end, *addressed[0])))
             done.bounds.append(ctx.get(ports["bounds"]))
+            done.modes.append(ctx.get(dut.layer.mode))
             if end:
                 pending.append((cycle + rng.randint(*free_delay), patch_words[ended]))
                 ended += 1
@@ -241,14 +249,11 @@ def check_windows(walked, layers, config):
     assert len(walked.windows) == len(expected)
     for number, ((cycle, got), wanted) in enumerate(zip(walked.windows, expected, strict=True)):
         assert got == wanted, f"window {number}, cycle {cycle}"
-    bounds = [
-        packed(layer.bounds, 8)
-        for layer in layers
-        for pixels in expected_windows(layer, config)
-        for pixel in pixels
-        for _ in pixel
-    ]
-    assert walked.bounds == bounds
+    counts = [sum(map(len, pixels)) for layer in layers for pixels in expected_windows(layer, config)]
+    rows = [layer for layer in layers for _ in range(layer.results[0])]
+    windows = [layer for layer, count in zip(rows, counts, strict=True) for _ in range(count)]
+    assert walked.bounds == [packed(layer.bounds, 8) for layer in windows]
+    assert walked.modes == [layer.mode for layer in windows]
 
 
 def check_cycles(walked, layers, config, latency):
@@ -338,20 +343,55 @@ def test_large_extents():
 
 
 def test_room_for_exactly_one_patch():
-    """A patch as large as the buffer waits until every word is back, and then goes at once."""
+    """A patch as large as a job can say waits until every word is back, and then goes at once."""
     rng = random.Random(9)
     config = small_config(feature_depth=512)
-    fixed = {"patch_words": config.patch_depth, "beats": 1, "kernel": (3, 3), "results": (2, 4)}
+    fixed = {"patch_words": config.patch_depth - 1, "beats": 1, "kernel": (3, 3), "results": (2, 4)}
     layers, jobs, banks = program(rng, config, 2, **fixed)
     walked = run(layers, jobs, banks, config, free_delay=(20, 40), rows=(0, 99))
     assert len(walked.freed) == 16
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_windows_that_repeat(stride):
+    """The same window for several weights: coefficients go on, the place does not; then the next pixel's."""
+    rng = random.Random(20 + stride)
+    config = small_config(lanes=2, feature_depth=512)
+    for repeats in (2, 4, 8, 16):
+        fixed = {
+            "kernel": (1, 1), "repeats": repeats, "stride": (stride, stride), "padding": (0, 0), "results": (3, 3),
+            "beats": 1, "patch_words": 2, "mode": WindowMode.DEPTHWISE,
+        }  # fmt: skip
+        layers, jobs, banks = program(rng, config, 2, **fixed)
+        walked = run(layers, jobs, banks, config, rows=(0, 99))
+        taps = [window[0] for _, window in walked.windows]
+        assert all(taps[n : n + repeats] == [taps[n]] * repeats for n in range(0, len(taps), repeats))
+
+
+def test_rows_of_words_to_add():
+    """A residual row between the rows of a layer: a job word for each, each waiting for the other to drain."""
+    rng = random.Random(30)
+    config = small_config(lanes=2, feature_depth=512)
+    whole = {"kernel": (1, 1), "repeats": 1, "stride": (1, 1), "padding": (0, 0), "results": (1, 5), "beats": 1}
+    layers, words = [], []
+    banks = [{address: rng.getrandbits(config.word_bits) for address in range(512)} for _ in range(9)]
+    base = 0
+    for mode in (WindowMode.RESIDUAL, WindowMode.DEPTHWISE, WindowMode.RESIDUAL, WindowMode.WIDE):
+        channels = rng.randint(1, 6)
+        tensor = np.random.default_rng(base).integers(-128, 128, (4, 5, channels), np.int8)
+        layer = random_layer(rng, config, **whole, mode=mode, tensor=tensor, patch_words=-(-channels // 2))
+        jobs, base = placed(layer, config, rng, banks, base)
+        layers.append(layer)
+        words.append(jobs)
+    walked = run(layers, words, banks, config, free_delay=(1, 30), rows=(0, 99))
+    assert len(walked.taken) == 8
 
 
 def test_rows_that_are_never_written():
     """A row whose source is not there is never begun."""
     rng = random.Random(10)
     config = small_config(feature_depth=512)
-    fixed = {"kernel": (1, 1), "results": (3, 2), "patch_words": 1, "beats": 1}
+    fixed = {"kernel": (1, 1), "repeats": 1, "results": (3, 2), "patch_words": 1, "beats": 1}
     layers, jobs, banks = program(rng, config, 1, written=5, **fixed)
     layers[0].written[:] = [5, 6, 7]
     base_jobs = placed(layers[0], config, random.Random(0), [{} for _ in range(9)], 0)[0]
