@@ -34,6 +34,8 @@ POOL_KINDS = ("global_average_pool", "mean", "global_max_pool")
 VECTOR_KINDS = ("reshape", "fully_connected")
 OUTPUT_KINDS = ("softmax", "dequantize", "quantize_output")
 KINDS = INPUT_KINDS + FEATURE_KINDS + POOL_KINDS + VECTOR_KINDS + OUTPUT_KINDS
+#: Those that a chain holds only where it is given.
+GIVEN_KINDS = ("flat_input", "sum_of_tensors", "channel_constant", "branch")
 #: Those that no engine runs yet.
 AWAITING_ENGINES = (
     "depthwise_multiplier",
@@ -78,7 +80,9 @@ def random_table(
         depthwise convolution into two or three times the channels; ``residual``, an ADD of a tensor and what one or
         two layers make of it; ``elementwise``, an ADD, SUB or MUL with any earlier tensor of the same shape;
         ``constant_operand``, one with a constant; ``quantize_input`` from uint8 or float32, ``quantize_output`` to
-        uint8.
+        uint8. A given chain may also hold ``flat_input``, first, an input that comes as a vector and is reshaped;
+        ``sum_of_tensors``, an ADD or SUB with an earlier tensor or another input; ``channel_constant``, a constant
+        operand that is one value or one a channel; ``branch``: what follows reads an earlier tensor.
     layers : int
         Feature map layers of a chosen chain, pools and classifier not counted.
     kernels, strides : sequence of (int, int)
@@ -308,6 +312,24 @@ class _Network:
         fitting = [name for name, tensor in self.made.items() if tensor.shape == self.type.shape]
         self.combine(self.pick(["add", "sub", "mul"]), self.pick(fitting))
 
+    def sum_of_tensors(self):
+        fitting = [name for name, tensor in self.made.items() if tensor.shape == self.type.shape]
+        if self.rng.random() > 0.85:
+            fitting = [f"input_{len(self.inputs)}"]
+            self.inputs[fitting[0]] = self.made[fitting[0]] = TensorType(self.type.shape, "int8", self.quantization())
+        self.combine(self.pick(["add", "sub"]), self.pick(fitting))
+
+    def branch(self):
+        maps = {name: tensor for name, tensor in self.made.items() if len(tensor.shape) == 3}
+        self.name = self.pick(list(maps))
+        self.type = maps[self.name]
+
+    def flat_input(self):
+        shaped = self.type
+        self.type = self.inputs[self.name] = replace(shaped, shape=(shaped.size,))
+        self.made.pop(self.name)
+        self.add("reshape", shaped.shape, shaped.quantization)
+
     def combine(self, operator, other):
         """Append an elementwise operator on the last tensor and the one called ``other``, in any order."""
         inputs = [(self.name, other), (other, self.name)][self.rng.integers(2)]
@@ -315,8 +337,15 @@ class _Network:
         self.add_elementwise(operator, scales, inputs=inputs)
 
     def constant_operand(self):
+        self.with_constant([(), self.type.shape[-1:], self.type.shape, (self.type.shape[0], 1, 1)])
+
+    def channel_constant(self):
+        self.with_constant([(), self.type.shape[-1:]])
+
+    def with_constant(self, shapes):
+        """Append an elementwise operator with a constant of one of ``shapes``."""
         operator = self.pick(["add", "sub", "mul"])
-        shape = list(self.pick([(), self.type.shape[-1:], self.type.shape, (self.type.shape[0], 1, 1)]))
+        shape = list(self.pick(shapes))
         while shape[:1] == [1]:
             shape.pop(0)
         quantization = self.near() if self.rng.random() < 0.7 else self.quantization()

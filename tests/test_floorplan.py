@@ -110,11 +110,11 @@ def test_the_core_names_its_places():
     assert die.columns and planned.config.hard_lanes == len(die.lanes) == 2 and planned.config.hard_columns == (0, 1)
     of_part = {}
     for module, place in cells:
-        part = re.match(r"core\.(array\.column_\d|depthwise)\.[a-z]+(_\d(?=\.))?", module)[0]
+        part = re.match(r"core\.(array\.column_\d\.[a-z]+|depthwise\.(requantiser_\d|[a-z]+))", module)[0]
         of_part.setdefault(part, []).append(place)
     for n, column in enumerate(die.columns):
         part = f"core.array.column_{n}"
-        assert sorted(of_part[f"{part}.multiplier"]) == sorted(column.multipliers)
+        assert sorted(of_part[f"{part}.products"]) == sorted(column.multipliers)
         assert of_part[f"{part}.requantiser"] == list(column.requantiser)
         memories = [of_part[f"{part}.{name}"] for name in ("weights", "bias", "scale")]
         # 32 bits of weights and nearly a thousand of them are two block RAMs; biases and multipliers are one each.

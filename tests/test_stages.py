@@ -283,7 +283,11 @@ def test_a_sum_joins_the_slower_of_two_and_waits_for_the_other():
             assert summed(*layers, combined("s", *operands, shape)) == [
                 ("fast", "x", None), ("slow + s", "x", "fast")
             ]  # fmt: skip
-    # It goes behind the other operand, past whatever lies between.
+    # It goes right behind the other operand, in front of what comes later.
+    other = convolution("other", "x", shape, channels_in=3)
+    assert summed(slow, fast, other, combined("s", "slow", "fast", shape), outputs=("s", "other")) == [
+        ("fast", "x", None), ("slow + s", "x", "fast"), ("other", "x", None)
+    ]  # fmt: skip
     assert summed(slow, fast, later, combined("s", "slow", "later", shape)) == [
         ("fast", "x", None), ("later", "fast", None), ("slow + s", "x", "later")
     ]  # fmt: skip

@@ -1,0 +1,169 @@
+"""Random networks in Verilator: every value of every layer, and every cycle, on cores of many dimensions.
+
+GEN_RANDOM_NETWORKS says how many. A campaign of hundreds:
+
+    GEN_RANDOM_NETWORKS=400 pytest -m slow tests/test_random_networks.py
+"""
+
+import os
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn_tables import described, tables
+from hypothesis import HealthCheck, Phase, assume, event, given, note, seed, settings
+from hypothesis import strategies as st
+from random_tables import random_input
+from test_simulate import on_core
+
+import boards
+from gen.errors import GenError
+from gen.passes import lower
+from gen.plan import plan
+from gen.simulate import simulate
+from gen.table_file import save
+from gen.table_print import describe
+from gen.whereabouts import whereabouts
+
+SIM = boards.get("sim")
+
+#: How many networks are simulated; one compiled core serves about ten.
+EXAMPLES = int(os.environ.get("GEN_RANDOM_NETWORKS", "25"))
+
+#: Arrays (N, words), in an order that soon has had small and large, odd and even ones.
+ARRAYS = [(int(n) + 1, int(words) + 1) for n, words in np.random.default_rng(5).permutation(list(np.ndindex(8, 4)))]
+
+#: What a core must have at least to take most of the networks; a network that needs more is left out.
+ROOM = {
+    "accumulator_bits": 32, "depthwise_accumulator_bits": 28, "bias_bits": 33, "window_bits": 32,
+    "depthwise_window_bits": 32, "multiplier_bits": 33, "feature_depth": 1024, "patch_depth": 2048,
+    "weight_depth": 4096, "scale_depth": 256, "coefficient_depth": 1024, "depthwise_scale_depth": 256,
+    "window_program_depth": 1024, "array_program_depth": 512, "max_pool": True, "residual_scale_depth": 16,
+    "residual_window_bits": 32,
+}  # fmt: skip
+
+#: Networks that take longer are left out.
+MOST_CYCLES = 20_000
+
+RUN = settings(
+    deadline=None,
+    database=None,
+    print_blob=False,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.generate, Phase.shrink),
+)
+
+
+def planned(table, array, *, folding, packing):
+    """The plan for ``table``; where the engines refuse it, the example counts for nothing."""
+    lanes, words = array
+    try:
+        return plan(lower(table, folding=folding), SIM, array=(lanes * words, lanes), packing=packing)
+    except GenError as error:
+        event(f"refused: {str(error).split(': ')[-1][:40]}")
+        assert str(error).startswith(table.name), error
+        assume(False)
+
+
+@settings(RUN, max_examples=300, derandomize=True)
+@given(tables(), st.sampled_from(ARRAYS), st.booleans(), st.booleans())
+def test_plans(table, array, folding, packing):
+    """All tables can be planned or are refused by name, and a plan is the same whenever it is made."""
+    note(described(table))
+    first = planned(table, array, folding=folding, packing=packing)
+    second = planned(table, array, folding=folding, packing=packing)
+    assert first.report() == second.report()
+    assert first.contents == second.contents
+    assert (first.config, first.digest, first.order) == (second.config, second.digest, second.order)
+    where = whereabouts(table, first.table, array[0])
+    assert where.feature_bytes == first.report()["feature_bytes"]
+    assert describe(where)["problems"] == []
+
+
+class Cores:
+    """Compiled cores, each for as many networks as fit it."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._plans = folder, {}
+
+    def of(self, one):
+        """A plan like ``one`` for a core with room for others, a plan whose Verilog is that core, and its folder."""
+        shape = one.config.lanes, one.config.words, one.config.outputs, one.config.residual_lanes
+        if shape not in self._plans:
+            lanes = range(one.config.lanes)
+            config = replace(one.config, **ROOM, hard_lanes=len(lanes) // 2, hard_columns=tuple(lanes[::2]))
+            self._plans[shape] = on_core(one, config)
+        core = self._plans[shape]
+        room, needed = core.config, one.config
+        small = [f.name for f in fields(room) if f.name in ROOM and getattr(room, f.name) < getattr(needed, f.name)]
+        if small:
+            event(f"too large: {', '.join(small)}")
+        assume(not small)
+        return on_core(one, room), core, self._folder / "-".join(map(str, shape))
+
+
+@pytest.fixture(scope="module")
+def cores(tmp_path_factory):
+    return Cores(tmp_path_factory.mktemp("cores"))
+
+
+def assert_right(report):
+    assert report["bit_exact"], report["difference"]
+    assert report["cycles_measured"] == report["cycles"]
+    assert report["inferences"] == 2
+
+
+def check(table, one, core, folder, inputs, stall):
+    """Simulate two inputs; a network that fails is left in its folder."""
+    assume(one.cycles <= MOST_CYCLES)
+    note(described(table))
+    note(f"array {one.config.array_rows}x{one.config.lanes}, {one.config.outputs} outputs, {inputs=}, {stall=}")
+    rng = np.random.default_rng(inputs)
+    given_inputs = [random_input(rng, table) for _ in range(2)]
+    try:
+        assert_right(simulate(core, given_inputs, directory=folder, load=one, stall=stall, seed=inputs))
+    except BaseException:
+        save(one.table, folder / "failed" / "failed.toml")
+        raise
+
+
+#: What may differ besides the table: the plan, and the host.
+CHOICES = dict(
+    folding=st.booleans(),
+    packing=st.booleans(),
+    inputs=st.integers(0, 2**32 - 1),
+    stall=st.sampled_from((0.0, 0.2, 0.7)),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.cocotb
+@pytest.mark.parametrize("number", range(min(len(ARRAYS), max(3, EXAMPLES // 10))))
+def test_random_networks(number, cores):
+    count = min(len(ARRAYS), max(3, EXAMPLES // 10))
+
+    @seed(number)
+    @settings(RUN, max_examples=-(-EXAMPLES // count))
+    @given(table=tables(), **CHOICES)
+    def networks(table, folding, packing, inputs, stall):
+        one, core, folder = cores.of(planned(table, ARRAYS[number], folding=folding, packing=packing))
+        check(table, one, core, folder, inputs, stall)
+
+    networks()
+
+
+@pytest.mark.slow
+@pytest.mark.cocotb
+def test_networks_on_cores_of_their_own(tmp_path):
+    """As above, on cores that are not larger than they need be; they are compiled one by one, so there are few."""
+
+    @seed(100)
+    @settings(RUN, max_examples=max(2, EXAMPLES // 10))
+    @given(table=tables(), array=st.sampled_from([array for array in ARRAYS if array[0] <= 4]), **CHOICES)
+    def networks(table, array, folding, packing, inputs, stall):
+        one = planned(table, array, folding=folding, packing=packing)
+        check(table, one, one, tmp_path, inputs, stall)
+
+    networks()
