@@ -16,14 +16,16 @@ _LFE5U_85F = MappingProxyType({"lut": 83640, "ff": 83640, "mult": 156, "ebr": 20
 
 # The 85F's multipliers: three rows across the die, in blocks of four, twelve tiles below a row of block RAMs in blocks
 # of four. Beginning in the middle, next to the fourth row of block RAMs.
+_BLOCKS = (4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114)
 _LFE5U_85F_MULTIPLIERS = tuple(
     tuple(
         (f"X{x + n}/Y{y}/MULT18_{n}", f"X{x + 2 * ram}/Y{y + 12}/EBR{ram}")
-        for x in (4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114)
+        for x in _BLOCKS
         for ram, n in enumerate((0, 1, 4, 5))
     )
     for y in (58, 34, 10)
 )
+_LFE5U_85F_BLOCK_RAMS = tuple(f"X{x + 2 * ram}/Y82/EBR{ram}" for x in _BLOCKS for ram in range(4))
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Board:
     multiplier_rows : tuple of tuple of (str, str)
         The device's multipliers by nextpnr's names, row by row across the die, each with the block RAM nearest to it;
         empty where they are not known.
+    block_ram_row : tuple of str
+        A row of block RAMs that has no multipliers, next to the first of ``multiplier_rows``, likewise.
     simulation_only : bool
         Whether the board exists only for simulation: its memories are as large as a network needs, and ``resources``
         bounds everything but ``ebr``.
@@ -68,6 +72,7 @@ class Board:
     baud: int
     resources: Mapping[str, int]
     multiplier_rows: tuple[tuple[tuple[str, str], ...], ...] = ()
+    block_ram_row: tuple[str, ...] = ()
     simulation_only: bool = False
 
     @property
@@ -76,7 +81,7 @@ class Board:
         return [self.nextpnr_device, "--package", self.package, "--speed", self.speed_grade]
 
 
-def _ulx3s(variant, nextpnr_device, idcode, resources, multiplier_rows=()):
+def _ulx3s(variant, nextpnr_device, idcode, resources, **rows):
     return Board(
         name=f"ulx3s-{variant.lower()}",
         device=f"LFE5U-{variant}",
@@ -88,7 +93,7 @@ def _ulx3s(variant, nextpnr_device, idcode, resources, multiplier_rows=()):
         clock_in_hz=25_000_000,
         baud=3_000_000,
         resources=resources,
-        multiplier_rows=multiplier_rows,
+        **rows,
     )
 
 
@@ -96,7 +101,14 @@ _VARIANTS = (
     _ulx3s("12F", "--12k", 0x21111043, _LFE5U_25F),
     _ulx3s("25F", "--25k", 0x41111043, _LFE5U_25F),
     _ulx3s("45F", "--45k", 0x41112043, _LFE5U_45F),
-    _ulx3s("85F", "--85k", 0x41113043, _LFE5U_85F, _LFE5U_85F_MULTIPLIERS),
+    _ulx3s(
+        "85F",
+        "--85k",
+        0x41113043,
+        _LFE5U_85F,
+        multiplier_rows=_LFE5U_85F_MULTIPLIERS,
+        block_ram_row=_LFE5U_85F_BLOCK_RAMS,
+    ),  # fmt: skip
 )
 _ULX3S = replace(_VARIANTS[-1], name="ulx3s")
 _BOARDS = {board.name: board for board in (_ULX3S, *_VARIANTS, replace(_ULX3S, name="sim", simulation_only=True))}

@@ -301,6 +301,8 @@ def _planned(table, board, stages, lanes, words, packing=False):
     hard_lanes = min(left, lanes)
     hard_columns = tuple(range(min(left - hard_lanes, lanes)))
     die = floorplan(board.multiplier_rows, columns=lanes, height=array.array_rows // array.outputs, lanes=hard_lanes)
+    if die.columns:
+        die = replace(die, features=board.block_ram_row)
     if left and die.columns:
         hard_columns = tuple(n for n, column in enumerate(die.columns) if column.requantiser)
     config = CoreConfig(

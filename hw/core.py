@@ -10,7 +10,7 @@ from hw.array import MacArray
 from hw.config import BANKS, TAPS, CoreConfig
 from hw.delay import copies, delay
 from hw.depthwise import DepthwiseEngine
-from hw.features import FeatureMemory
+from hw.features import FeatureMemory, feature_block_rams
 from hw.gather import Gather
 from hw.host import HostPort
 from hw.jobs import WindowMode, array_job, window_job_bits
@@ -114,7 +114,10 @@ class Core(wiring.Component):
 
         banks = [f"features_{n}" for n in range(BANKS)]
         features = m.submodules.features = FeatureMemory(
-            config, select=[select[name] for name in banks], init=[init.get(name, ()) for name in banks]
+            config,
+            select=[select[name] for name in banks],
+            init=[init.get(name, ()) for name in banks],
+            places=self._places.features if len(self._places.features) >= feature_block_rams(config) else (),
         )
         depthwise = m.submodules.depthwise = DepthwiseEngine(config, select=select, init=init, places=self._places)
         gather = m.submodules.gather = Gather(config)

@@ -5,9 +5,14 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import BANKS, CoreConfig
-from hw.memory import SLICE_BITS, FillWord, Ram, slices_of
+from hw.memory import SLICE_BITS, FillWord, Ram, block_rams, filled_block_rams, slices_of
 
-__all__ = ["FeatureMemory"]
+__all__ = ["FeatureMemory", "feature_block_rams"]
+
+
+def feature_block_rams(config: CoreConfig) -> int:
+    """Number of block RAMs in the feature memory of a core."""
+    return BANKS * filled_block_rams(config.word_bits, config.feature_depth)
 
 
 class FeatureMemory(wiring.Component):
@@ -24,12 +29,14 @@ class FeatureMemory(wiring.Component):
         Fill select of each bank's first slice.
     init : sequence of sequence of int
         First words of each bank.
+    places : sequence of str
+        Where on the die its :func:`feature_block_rams` stand. Empty: anywhere.
     """
 
     latency = Ram.latency
 
-    def __init__(self, config: CoreConfig, *, select, init):
-        self._config, self._select, self._init = config, select, init
+    def __init__(self, config: CoreConfig, *, select, init, places=()):
+        self._config, self._select, self._init, self._places = config, select, init, places
         super().__init__(
             {
                 "fill": In(FillWord),
@@ -50,12 +57,16 @@ class FeatureMemory(wiring.Component):
             m.d.comb += [address.eq(fill.address), word.eq(fill.data.replicate(slices))]
         with m.Else():
             m.d.comb += [address.eq(self.w_addr), word.eq(self.w_data)]
-        for bank in range(BANKS):
-            for n in range(slices):
-                low = n * SLICE_BITS
-                width = min(SLICE_BITS, config.word_bits - low)
+        places = self._places
+        for n in range(slices):
+            low = n * SLICE_BITS
+            width = min(SLICE_BITS, config.word_bits - low)
+            count = block_rams(width, config.feature_depth)
+            # The banks of a slice side by side, since every lane reads all of them.
+            for bank in range(BANKS):
+                ours, places = places[:count], places[count:]
                 ram = m.submodules[f"bank_{bank}_{n}"] = Ram(
-                    width=width, depth=config.feature_depth, primitives=config.primitives,
+                    width=width, depth=config.feature_depth, primitives=config.primitives, places=ours,
                     init=[value >> low & (1 << width) - 1 for value in self._init[bank]],
                 )  # fmt: skip
                 filled = fill.writes(self._select[bank] + n, config.feature_depth)

@@ -16,14 +16,15 @@ class ColumnPlaces:
 
 @dataclass(frozen=True)
 class CorePlaces:
-    """Of the array's output channels, the multipliers of each depthwise requantiser, the depthwise weights' block RAMs.
+    """Of the array's output channels, the multipliers of each depthwise requantiser, and of block RAMs.
 
-    Empty: anywhere.
+    Those of the depthwise weights, and of the feature memory. Empty: anywhere.
     """
 
     columns: tuple[ColumnPlaces, ...] = ()
     lanes: tuple[tuple[str, ...], ...] = ()
     coefficients: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
 
 
 CORE_ANYWHERE = CorePlaces()
