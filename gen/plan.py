@@ -25,7 +25,9 @@ from gen.table import Table
 from gen.tools import rtlil_to_verilog
 from hw.config import ArrayShape, CoreConfig
 from hw.core import Core
+from hw.depthwise import depthwise_memories
 from hw.dot import packable
+from hw.memory import filled_block_rams
 from hw.places import CorePlaces
 from hw.requantise import Requantiser
 
@@ -301,8 +303,6 @@ def _planned(table, board, stages, lanes, words, packing=False):
     hard_lanes = min(left, lanes)
     hard_columns = tuple(range(min(left - hard_lanes, lanes)))
     die = floorplan(board.multiplier_rows, columns=lanes, height=array.array_rows // array.outputs, lanes=hard_lanes)
-    if die.columns:
-        die = replace(die, features=board.block_ram_row)
     if left and die.columns:
         hard_columns = tuple(n for n, column in enumerate(die.columns) if column.requantiser)
     config = CoreConfig(
@@ -331,6 +331,10 @@ def _planned(table, board, stages, lanes, words, packing=False):
         residual_window_bits=max((s.residual_scaling.window_bits for s in stages if s.residual_scaling), default=4),
         primitives="ecp5",
     )
+    if die.columns:
+        # The depthwise engine's parameters by its multipliers, with which the first row of these begins; then features.
+        begin = sum(filled_block_rams(*depthwise_memories(config)[f"depthwise_{name}"]) for name in ("bias", "scale"))
+        die = replace(die, parameters=board.block_ram_row[:begin], features=board.block_ram_row[begin:])
     cycles, report = schedule.cycles_of(stages, order, config)
     return Plan(table, board, stages, order, config, places, addresses, cycles, report, estimate(config), die)
 

@@ -7,14 +7,14 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.array import MacArray
-from hw.config import BANKS, TAPS, CoreConfig
+from hw.config import BANKS, CoreConfig
 from hw.delay import copies, delay
-from hw.depthwise import DepthwiseEngine
+from hw.depthwise import DepthwiseEngine, depthwise_memories
 from hw.features import FeatureMemory, feature_block_rams
 from hw.gather import Gather
 from hw.host import HostPort
 from hw.jobs import WindowMode, array_job, window_job_bits
-from hw.memory import SLICE_BITS, slices_of
+from hw.memory import SLICE_BITS, FillWord, slices_of
 from hw.patch import PatchBuffer
 from hw.places import CORE_ANYWHERE
 from hw.program import Sequencer
@@ -42,9 +42,7 @@ def filled_memories(config: CoreConfig) -> dict[str, FilledMemory]:
     shapes |= {
         "window_program": (window_job_bits(config), config.window_program_depth),
         "array_program": (array_job(config).size, config.array_program_depth),
-        "coefficients": (8 * TAPS * lanes, config.coefficient_depth),
-        "depthwise_bias": (config.bias_bits * lanes, config.depthwise_scale_depth),
-        "depthwise_scale": (scale_bits * lanes, config.depthwise_scale_depth),
+        **depthwise_memories(config),
     }
     for n in range(config.columns):
         shapes[f"weights_{n}"] = (8 * config.array_rows * config.outputs, config.weight_depth)
@@ -79,8 +77,8 @@ class Core(wiring.Component):
         Where on the die its parts stand.
     """
 
-    #: Cycles from the host's start to the engines'.
-    start_cycles = 2
+    #: Cycles from the host's start to the engines', which may be at the other end of the die.
+    start_cycles = 4
 
     def __init__(self, config: CoreConfig, *, init=None, digest=0, places=CORE_ANYWHERE):
         self._config, self._init, self._digest, self._places = config, init or {}, digest, places
@@ -138,8 +136,7 @@ class Core(wiring.Component):
         started = (window_program, array_program, window, patch, array)
         for component, its_start in zip(started, copies(m, "start", start, len(started)), strict=True):
             m.d.comb += component.start.eq(its_start)
-        fill = Signal.like(host.fill)
-        m.d.sync += fill.eq(host.fill)
+        fill = data.View(FillWord, delay(m, "fill", host.fill.as_value(), 3, reset_less=False))
         for component in (features, depthwise, window_program, array_program, array):
             m.d.comb += component.fill.eq(fill)
 

@@ -11,7 +11,7 @@ from hw.places import CORE_ANYWHERE
 from hw.primitives import adder_tree, check_primitives, gated_add, tree
 from hw.requantise import Activation, ActivationBounds, Requantiser
 
-__all__ = ["DepthwiseEngine", "DepthwiseLane", "FabricMultiplier"]
+__all__ = ["DepthwiseEngine", "DepthwiseLane", "FabricMultiplier", "depthwise_memories"]
 
 
 class FabricMultiplier(wiring.Component):
@@ -114,6 +114,18 @@ def _greater(a, b):
     return Mux(a > b, a, b)
 
 
+def depthwise_memories(config: CoreConfig) -> dict[str, tuple[int, int]]:
+    """Width and depth of the engine's memories by name."""
+    return {
+        "coefficients": (8 * TAPS * config.lanes, config.coefficient_depth),
+        "depthwise_bias": (config.bias_bits * config.lanes, config.depthwise_scale_depth),
+        "depthwise_scale": (
+            Requantiser.scale_bits(config.multiplier_bits) * config.lanes,
+            config.depthwise_scale_depth,
+        ),
+    }
+
+
 class DepthwiseEngine(wiring.Component):
     """``o``: a depthwise convolution (or a pool, whose weights are all alike) of ``lanes`` channels, requantised.
 
@@ -132,7 +144,7 @@ class DepthwiseEngine(wiring.Component):
     init : dict of str to sequence of int
         First words of the same memories.
     places : CorePlaces
-        Its ``lanes`` and, where they are enough, ``coefficients``.
+        Its ``lanes`` and, where they are enough, ``coefficients`` and ``parameters``.
     """
 
     #: Cycles from the addresses to their window.
@@ -176,28 +188,28 @@ class DepthwiseEngine(wiring.Component):
         config = self._config
         lanes = config.lanes
         latency = self.latency(config)
-        width, depth, places = 8 * TAPS * lanes, config.coefficient_depth, self._places.coefficients
-        m.submodules.coefficients = coefficients = FillMemory(
-            width=width, depth=depth,
-            select=self._select["coefficients"], init=self._init.get("coefficients", ()),
-            primitives=config.primitives, places=places if len(places) >= filled_block_rams(width, depth) else (),
-        )  # fmt: skip
-        m.submodules.bias = bias = FillMemory(
-            width=config.bias_bits * lanes, depth=config.depthwise_scale_depth,
-            select=self._select["depthwise_bias"], init=self._init.get("depthwise_bias", ()),
-            primitives=config.primitives,
-        )  # fmt: skip
         scale_bits = Requantiser.scale_bits(config.multiplier_bits)
-        m.submodules.scale = scale = FillMemory(
-            width=scale_bits * lanes, depth=config.depthwise_scale_depth,
-            select=self._select["depthwise_scale"], init=self._init.get("depthwise_scale", ()),
-            primitives=config.primitives,
-        )  # fmt: skip
+        shapes = depthwise_memories(config)
+        places = dict.fromkeys(shapes, ())
+        count = filled_block_rams(*shapes["coefficients"])
+        if len(self._places.coefficients) >= count:
+            places["coefficients"] = self._places.coefficients[:count]
+        biases, count = (filled_block_rams(*shapes[f"depthwise_{name}"]) for name in ("bias", "scale"))
+        if len(self._places.parameters) >= biases + count:
+            places["depthwise_bias"] = self._places.parameters[:biases]
+            places["depthwise_scale"] = self._places.parameters[biases : biases + count]
+        memories = {}
+        for name, (width, depth) in shapes.items():
+            memory = memories[name] = m.submodules[name.removeprefix("depthwise_")] = FillMemory(
+                width=width, depth=depth, select=self._select[name], init=self._init.get(name, ()),
+                primitives=config.primitives, places=places[name],
+            )  # fmt: skip
+            m.d.comb += memory.fill.eq(self.fill)
+        coefficients, bias, scale = memories.values()
         # A register on the way in, for the lanes are many and windows come from one place.
         window, first = Signal.like(self.window, reset_less=True), delay(m, "first", self.first, 1)
         m.d.sync += window.eq(self.window)
         at_bias = delay(m, "scale", self.scale, 1 + DepthwiseLane.latency)
-        m.d.comb += [memory.fill.eq(self.fill) for memory in (coefficients, bias, scale)]
         m.d.comb += [
             coefficients.r_addr.eq(delay(m, "coefficient", self.coefficient, 1)),
             bias.r_addr.eq(at_bias),

@@ -116,8 +116,10 @@ class Ram(wiring.Component):
         first, chosen, places = 0, Signal(self.width), iter(self._places)
         w_data = delay(m, "w_data", self.w_data, 1)
         for number, depth in enumerate(block_depths(self.depth)):
-            # What decides and where it goes is registered, for enables travel far.
-            enable, address = Signal(name=f"enable_{number}"), Signal(range(depth), name=f"address_{number}")
+            # What decides and where it goes is registered, for enables travel far; for every memory by itself.
+            attrs = {"copy": 1}
+            enable = Signal(name=f"enable_{number}", attrs=attrs)
+            address = Signal(range(depth), name=f"address_{number}", attrs=attrs)
             here = (self.w_addr >= first) & (self.w_addr < first + depth)
             m.d.sync += [enable.eq(self.w_en & here), address.eq(self.w_addr - first)]
             step = BLOCK_RAM_WIDTHS.get(depth, self.width)

@@ -18,12 +18,13 @@ class ColumnPlaces:
 class CorePlaces:
     """Of the array's output channels, the multipliers of each depthwise requantiser, and of block RAMs.
 
-    Those of the depthwise weights, and of the feature memory. Empty: anywhere.
+    Those of the depthwise weights, of the depthwise biases and then scales, and of the feature memory. Empty: anywhere.
     """
 
     columns: tuple[ColumnPlaces, ...] = ()
     lanes: tuple[tuple[str, ...], ...] = ()
     coefficients: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
 
 

@@ -190,7 +190,9 @@ def _weighted_sum(m, name, operands):
                 other, other_exponent = pair[1]
                 low = other_exponent - exponent
                 value = Cat(value[:low], (value >> low) + other).as_signed()
-            register = Signal(value.shape(), name=f"{name}_{levels}_{index}", reset_less=True)
+            # What only passes keeps its first value too, so that bits which never change are no registers.
+            init = value.init if isinstance(value, Signal) else 0
+            register = Signal(value.shape(), name=f"{name}_{levels}_{index}", init=init, reset_less=True)
             m.d.sync += register.eq(value)
             following.append((register, exponent))
         operands = following
