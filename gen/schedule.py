@@ -295,7 +295,7 @@ def cycles_of(stages: list[Stage], order: list[Row], config: CoreConfig) -> tupl
             jobs.take(due=max(window_free, window_last + drain + 1), free=window_free)
             current = stage
         sum_cycles = patches.sum_words * groups
-        to_patch = WindowGenerator.latency + 3
+        to_patch = WindowGenerator.latency + 4
         to_patch += DepthwiseEngine.latency(config) if patches.mode == WindowMode.DEPTHWISE else Gather.latency
         issue = jobs.take(due=written[source], free=window_free) + 1
         job_taken = max(job_array, array_free + 1)

@@ -99,7 +99,7 @@ class Core(wiring.Component):
     @staticmethod
     def drain_cycles(config) -> int:
         """Cycles from the issue of a window until its bytes are in the patch buffer, whichever way they take."""
-        return WindowGenerator.latency + max(DepthwiseEngine.latency(config), Gather.latency) + 2
+        return WindowGenerator.latency + max(DepthwiseEngine.latency(config), Gather.latency) + 3
 
     def elaborate(self, platform):
         m = Module()
@@ -154,7 +154,14 @@ class Core(wiring.Component):
         m.d.sync += host.peek_data.eq(peeked[host.peek_select[:4]])
 
         # Windows become patches, either through the depthwise engine or as they are.
-        as_is = window.layer.mode != WindowMode.DEPTHWISE
+        # The mode holds from well before a layer's first window, so it can take its time.
+        mode = delay(m, "mode", window.layer.mode.as_value(), 1)
+        as_is, residual = (
+            delay(m, name, flag, 1)
+            for name, flag in (
+                ("as_is", mode != WindowMode.DEPTHWISE.value), ("residual", mode == WindowMode.RESIDUAL.value)
+            )
+        )  # fmt: skip
         m.d.comb += [
             depthwise.window.eq(window.window), depthwise.valid.eq(window.valid & ~as_is),
             depthwise.first.eq(window.control.first), depthwise.last.eq(window.control.last),
@@ -162,16 +169,16 @@ class Core(wiring.Component):
             depthwise.coefficient.eq(window.coefficient), depthwise.scale.eq(window.scale),
             *([depthwise.maximum.eq(window.layer.maximum)] if config.max_pool else []),
             gather.window.eq(window.window), gather.valid.eq(window.valid & as_is),
-            gather.control.eq(window.control), gather.mode.eq(window.layer.mode),
+            gather.control.eq(window.control), gather.narrow.eq(delay(m, "narrow", mode == WindowMode.NARROW.value, 1)),
             gather.channels.eq(window.layer.channels),
         ]  # fmt: skip
         valid, residual_valid = Signal(), Signal()
         taken = Signal(data.StructLayout({"data": 8 * config.array_rows, "full": 1, "end": 1}), reset_less=True)
         m.d.sync += [
-            valid.eq(depthwise.o_valid | gather.o_valid & (window.layer.mode != WindowMode.RESIDUAL)),
-            residual_valid.eq(gather.o_valid & (window.layer.mode == WindowMode.RESIDUAL)),
+            valid.eq(depthwise.o_valid | gather.o_valid & ~residual),
+            residual_valid.eq(gather.o_valid & residual),
             taken.data.eq(Mux(as_is, gather.o, depthwise.o.as_value())),
-            taken.full.eq(window.layer.mode == WindowMode.NARROW),
+            taken.full.eq(gather.narrow),
             taken.end.eq(Mux(as_is, gather.o_end, depthwise.o_end)),
         ]
         rows_written = Signal(16)

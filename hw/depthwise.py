@@ -14,6 +14,10 @@ from hw.requantise import Activation, ActivationBounds, Requantiser
 __all__ = ["DepthwiseEngine", "DepthwiseLane", "FabricMultiplier", "depthwise_memories"]
 
 
+#: Registers on the windows' way in, for the lanes are many and windows come from one place.
+_WAY_IN = 2
+
+
 class FabricMultiplier(wiring.Component):
     """``p = a * b`` of two signed bytes, in LUTs: four gated adders, then a tree.
 
@@ -181,7 +185,7 @@ class DepthwiseEngine(wiring.Component):
     @staticmethod
     def latency(config) -> int:
         """Cycles from a result's last window to the result."""
-        return 1 + DepthwiseLane.latency + Requantiser.latency(config.depthwise_window_bits) + Activation.latency
+        return _WAY_IN + DepthwiseLane.latency + Requantiser.latency(config.depthwise_window_bits) + Activation.latency
 
     def elaborate(self, platform):
         m = Module()
@@ -206,12 +210,11 @@ class DepthwiseEngine(wiring.Component):
             )  # fmt: skip
             m.d.comb += memory.fill.eq(self.fill)
         coefficients, bias, scale = memories.values()
-        # A register on the way in, for the lanes are many and windows come from one place.
-        window, first = Signal.like(self.window, reset_less=True), delay(m, "first", self.first, 1)
-        m.d.sync += window.eq(self.window)
-        at_bias = delay(m, "scale", self.scale, 1 + DepthwiseLane.latency)
+        window = delay(m, "window", self.window.as_value(), _WAY_IN)
+        window, first = data.View(self.window.shape(), window), delay(m, "first", self.first, _WAY_IN)
+        at_bias = delay(m, "scale", self.scale, _WAY_IN + DepthwiseLane.latency)
         m.d.comb += [
-            coefficients.r_addr.eq(delay(m, "coefficient", self.coefficient, 1)),
+            coefficients.r_addr.eq(delay(m, "coefficient", self.coefficient, _WAY_IN)),
             bias.r_addr.eq(at_bias),
             scale.r_addr.eq(delay(m, "multiplier", at_bias, Requantiser.scale_delay)),
         ]

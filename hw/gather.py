@@ -6,7 +6,6 @@ from amaranth.lib.wiring import In, Out
 
 from hw.config import TAPS, WINDOW, CoreConfig
 from hw.delay import delay
-from hw.jobs import WindowMode
 from hw.window import WindowControl
 
 __all__ = ["Gather"]
@@ -34,7 +33,7 @@ class Gather(wiring.Component):
                 "window": In(data.ArrayLayout(config.word_bits, TAPS)),
                 "valid": In(1),
                 "control": In(WindowControl),
-                "mode": In(WindowMode),
+                "narrow": In(1),
                 "channels": In(2),
                 "o": Out(8 * config.array_rows),
                 "o_valid": Out(1),
@@ -72,8 +71,7 @@ class Gather(wiring.Component):
         width = 8 * config.array_rows
         padded = Cat(packed, Const(0, -len(packed) % width))
         pieces = Array(padded[n : n + width] for n in range(0, len(padded), width))
-        narrow = self.mode == WindowMode.NARROW
-        with m.If(narrow):
+        with m.If(self.narrow):
             m.d.sync += self.o.eq(pieces[beat])
         with m.Else():
             m.d.sync += self.o.eq(tap)

@@ -16,8 +16,9 @@ class PatchBuffer(wiring.Component):
 
     A write is either one feature word, which joins the ones before it until a patch word is full, or (``full``) a
     whole patch word. ``end`` closes the patch: what is left of its last word is not written, and meets weights of 0.
-    ``arrived`` pulses when a patch is complete; it may be read from the next cycle on. ``r_data`` is word ``r_addr``
-    of four cycles before. There is no flow control here: the writer reserves room, the reader counts arrivals.
+    ``arrived`` pulses two cycles after a patch is complete; it may be read from the next cycle on. ``r_data`` is word
+    ``r_addr`` of four cycles before. There is no flow control here: the writer reserves room, the reader counts
+    arrivals.
 
     Parameters
     ----------
@@ -45,30 +46,34 @@ class PatchBuffer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
+        valid, full, end = (
+            delay(m, name, getattr(self, name), 1, reset_less=False) for name in ("valid", "full", "end")
+        )
+        data = delay(m, "data", self.data, 1)
         place = Signal(config.words, init=1)  # one-hot: where in the patch word the next feature word goes
         address = Signal.like(self.r_addr)
         enable = Signal(config.words)
-        m.d.comb += enable.eq(self.valid.replicate(config.words) & (place | self.full.replicate(config.words)))
-        with m.If(self.valid):
-            with m.If(self.end | self.full | place[-1]):
+        m.d.comb += enable.eq(valid.replicate(config.words) & (place | full.replicate(config.words)))
+        with m.If(valid):
+            with m.If(end | full | place[-1]):
                 m.d.sync += [place.eq(1), address.eq(address + 1)]
             with m.Else():
                 m.d.sync += place.eq(place << 1)
         with m.If(self.start):
             m.d.sync += [place.eq(1), address.eq(0)]
-        m.d.sync += self.arrived.eq(self.valid & self.end)
+        m.d.sync += self.arrived.eq(valid & end)
         r_addr = delay(m, "r_addr", self.r_addr, 1)  # the array is far away
         words = []
         for n in range(config.words):
             ram = m.submodules[f"ram_{n}"] = Ram(
                 width=config.word_bits, depth=config.patch_depth, primitives=config.primitives
             )
-            this = self.data[n * config.word_bits :][: config.word_bits]
+            this = data[n * config.word_bits :][: config.word_bits]
             m.d.comb += [ram.w_addr.eq(address), ram.w_en.eq(enable[n]), ram.r_addr.eq(r_addr)]
-            with m.If(self.full):
+            with m.If(full):
                 m.d.comb += ram.w_data.eq(this)
             with m.Else():
-                m.d.comb += ram.w_data.eq(self.data[: config.word_bits])
+                m.d.comb += ram.w_data.eq(data[: config.word_bits])
             words.append(ram.r_data)
         m.d.comb += self.r_data.eq(Cat(words))
         return m
