@@ -53,6 +53,7 @@ def nextpnr_phase(line: str) -> str | None:
     for pattern, text in (
         (r"Info: Packing (.+?)\.\.", "packing {}"),
         (r"Info:\s+at iteration #(\d+), type ALL", "placing, iteration {}"),
+        (r"Info: iter=(\d+) steplen=", "placing, iteration {}"),
         (r"Info:\s+at iteration #(\d+): temp", "refining the placement, iteration {}"),
         (r"Info:\s+iter=(\d+) wires=\d+ overused=(\d+)", "routing, iteration {}, {} wires overused"),
         (r"Info: Running router1 to check", "checking the routes"),

@@ -20,7 +20,7 @@ from sim.golden import multiply_by_quantized_multiplier
 
 @dataclass
 class Contents:
-    """What the columns hold: weights (columns, depth, K); bias, multiplier and shift (columns, depth)."""
+    """What output channels have in the columns: weights (lanes, depth, K); bias, multiplier, shift (lanes, depth)."""
 
     weights: np.ndarray
     bias: np.ndarray
@@ -30,8 +30,13 @@ class Contents:
     def words(self, config):
         """Memory words by name."""
         memories = {}
+        for n in range(config.columns):
+            if config.outputs == 1:
+                memories[f"weights_{n}"] = [packed(word, 8) for word in self.weights[n]]
+            else:
+                first, second = self.weights[2 * n : 2 * n + 2].astype(int)
+                memories[f"weights_{n}"] = [packed(word, 16) for word in shared_operands(first, second)]
         for n in range(config.lanes):
-            memories[f"weights_{n}"] = [packed(word, 8) for word in self.weights[n]]
             memories[f"bias_{n}"] = [packed([value], config.bias_bits) for value in self.bias[n]]
             memories[f"scale_{n}"] = [
                 int(m) | int(s) << config.multiplier_bits
@@ -48,11 +53,29 @@ class Contents:
         return np.clip(np.clip(scaled, -512, 512) + zero_point, lo, hi)
 
 
+def shared_operands(first, second):
+    """What a memory holds for multipliers that two output channels share, 16 bits each.
+
+    An operand of 18 bits is second * 2**10 + first. Its bits 8 and 9 are like bit 7 and have no place in the memory.
+    """
+    operands = second * 1024 + first
+    assert (operands >= -(1 << 17)).all() and (operands < 1 << 17).all()
+    assert np.isin(operands >> 7 & 7, (0, 7)).all()
+    return operands & 0xFF | (operands >> 10 & 0xFF) << 8
+
+
 def random_contents(config, seed):
     rng = np.random.default_rng(seed)
     shape = config.lanes, config.scale_depth
     weights = rng.integers(-128, 128, (config.lanes, config.weight_depth, config.array_rows), np.int8)
     weights[:, ::4] = rng.choice([-128, 127], weights[:, ::4].shape)
+    if config.outputs == 2:
+        # Two channels share their multipliers but where an operand or a sum of two products needed more bits.
+        first, second = weights[::2], weights[1::2]
+        both = (first[..., ::2] == -128) & (first[..., 1::2] == -128)
+        first[..., 1::2][both] = -127
+        second[(second == -128) & (first < 0)] = -127
+        assert all((values == -128).any() for values in (first, second))
     return Contents(
         weights=weights,
         bias=rng.integers(-(1 << 18), 1 << 18, shape) >> rng.integers(0, 10, shape),
@@ -266,11 +289,15 @@ def random_patches(rows, config, seed):
 
 
 @pytest.mark.parametrize(
-    "lanes, words, patch_gap, job_gap", [(1, 1, 0.0, 0.0), (2, 2, 0.0, 0.0), (3, 2, 0.9, 0.0), (4, 1, 0.5, 0.9)]
-)
-def test_array(lanes, words, patch_gap, job_gap):
+    "lanes, words, outputs, patch_gap, job_gap",
+    [
+        (1, 1, 1, 0.0, 0.0), (2, 2, 1, 0.0, 0.0), (3, 2, 1, 0.9, 0.0), (4, 1, 1, 0.5, 0.9),
+        (2, 1, 2, 0.0, 0.0), (2, 3, 2, 0.9, 0.0), (4, 1, 2, 0.5, 0.9), (6, 1, 2, 0.0, 0.0),
+    ],
+)  # fmt: skip
+def test_array(lanes, words, outputs, patch_gap, job_gap):
     """Rows of all shapes, patches early and late, jobs early and late: two programs, one start each."""
-    config = small_config(lanes=lanes, words=words)
+    config = small_config(lanes=lanes, words=words, outputs=outputs)
     contents = random_contents(config, lanes)
     dut = MacArray(config, select=selects(config), init=contents.words(config))
     runs = []
@@ -288,12 +315,13 @@ def test_array(lanes, words, patch_gap, job_gap):
         assert sum(finished for *_, finished in writes) == 1
 
 
-@pytest.mark.parametrize("lanes, residual_lanes, patch_gap, job_gap", [
-    (1, 1, 0.0, 0.0), (2, 1, 0.0, 0.0), (4, 1, 0.3, 0.0), (4, 2, 0.0, 0.7), (3, 3, 0.6, 0.0),
+@pytest.mark.parametrize("lanes, residual_lanes, outputs, patch_gap, job_gap", [
+    (1, 1, 1, 0.0, 0.0), (2, 1, 1, 0.0, 0.0), (4, 1, 1, 0.3, 0.0), (4, 2, 1, 0.0, 0.7), (3, 3, 1, 0.6, 0.0),
+    (4, 2, 2, 0.0, 0.0), (2, 1, 2, 0.3, 0.7),
 ])  # fmt: skip
-def test_array_with_residuals(lanes, residual_lanes, patch_gap, job_gap):
+def test_array_with_residuals(lanes, residual_lanes, outputs, patch_gap, job_gap):
     """Rows whose results are added to, amid rows whose are not; sums no longer than the adder needs them."""
-    config = small_config(lanes=lanes, words=1, residual_lanes=residual_lanes, residual_scale_depth=4,
+    config = small_config(lanes=lanes, words=1, outputs=outputs, residual_lanes=residual_lanes, residual_scale_depth=4,
                           residual_window_bits=30)  # fmt: skip
     contents = random_contents(config, lanes)
     sums = [parameters(random.Random(lanes + n)) for n in range(3)]
@@ -319,13 +347,13 @@ def test_array_with_residuals(lanes, residual_lanes, patch_gap, job_gap):
         assert len(done.added) > 10
 
 
-@pytest.mark.parametrize("lanes", [3, 8, 9])
-def test_a_result_every_cycle(lanes):
+@pytest.mark.parametrize("lanes, outputs", [(3, 1), (8, 1), (9, 1), (4, 2), (8, 2)])
+def test_a_result_every_cycle(lanes, outputs):
     """One patch word a pixel: as many results are on their way as the latency allows.
 
     With 8 columns these are nearly all that the ring of destinations holds, with 9 the next larger ring is needed.
     """
-    config = small_config(lanes=lanes, words=1)
+    config = small_config(lanes=lanes, words=1, outputs=outputs)
     contents = random_contents(config, 1)
     rows = [
         Row(pixels=14, words=1, groups=8, weights=n, scales=n, address=3, column_pitch=8, row_residue=n,
@@ -388,9 +416,10 @@ def test_start_while_running(after):
     check(kept[0], rows, patches, contents, config)
 
 
-def test_filled_over_the_bus():
-    """The fill bus reaches every column's three memories, each under its own selects."""
-    config = small_config(lanes=3, words=2, weight_depth=40, scale_depth=12)
+@pytest.mark.parametrize("lanes, words, outputs", [(3, 2, 1), (4, 1, 2)])
+def test_filled_over_the_bus(lanes, words, outputs):
+    """The fill bus reaches every column's three memories, each under its own selects; words of two slices."""
+    config = small_config(lanes=lanes, words=words, outputs=outputs, weight_depth=40, scale_depth=12)
     contents = random_contents(config, 7)
     select = selects(config)
     rows = random_rows(random.Random(8), config, 4)
@@ -414,16 +443,20 @@ def test_filled_over_the_bus():
     check(kept[0], rows, patches, contents, config)
 
 
-@pytest.mark.parametrize("lanes, words", [(1, 1), (3, 2), (5, 1)])
-def test_column(lanes, words):
+@pytest.mark.parametrize(
+    "lanes, words, outputs", [(1, 1, 1), (3, 2, 1), (5, 1, 1), (2, 1, 2), (4, 2, 2), (6, 1, 2), (8, 2, 2)]
+)
+def test_column(lanes, words, outputs):
     """A column alone: its inputs leave a cycle later, its sums follow the documented delays."""
-    config = small_config(lanes=lanes, words=words)
+    config = small_config(lanes=lanes, words=words, outputs=outputs)
     contents = random_contents(config, 9)
-    number = lanes - 1
+    number = lanes // outputs - 1
+    channels = list(range(lanes - outputs, lanes))
     dut = Column(config, number=number, select=selects(config), init=contents.words(config))
     rng = np.random.default_rng(words)
     count = 150
     x = rng.integers(-128, 128, (count, config.array_rows), np.int8)
+    x[::3] = rng.choice([-128, 127], x[::3].shape)
     weight = rng.integers(0, config.weight_depth, count).tolist()
     first = (rng.random(count) < 0.4).astype(int).tolist()
     first[0] = 1
@@ -441,10 +474,10 @@ def test_column(lanes, words):
     seen = drive(dut, ports, ["o", *(f"{name}_out" for name in ports)])
     for name, values in ports.items():
         assert seen[f"{name}_out"] == [0, *values[:-1]]
-    total, expected = 0, []
+    total, expected = np.zeros(outputs, np.int64), []
     for n in range(count):
-        product = int(x[n].astype(np.int64) @ contents.weights[number, weight[n]].astype(np.int64))
-        total = product if first[n] else total + product
+        products = contents.weights[channels, weight[n]].astype(np.int64) @ x[n].astype(np.int64)
+        total = products if first[n] else total + products
         bounds = 0, -512, 512
-        expected.append(int(contents.results([total], [number], scale[n], config, bounds)[0]))
-    assert [unpacked(word, 11, 1) for word in seen["o"][latency:]] == [[value] for value in expected]
+        expected.append(contents.results(total, channels, scale[n], config, bounds).tolist())
+    assert [unpacked(word, 11, outputs) for word in seen["o"][latency:]] == expected

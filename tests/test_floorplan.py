@@ -43,6 +43,18 @@ def test_the_85f_names_each_multiplier_once():
         assert abs(x - ram_x) <= 2 and abs(y - ram_y) == 12
 
 
+def test_the_85f_names_each_block_ram_once():
+    """Those beside a multiplier, and the row above the first of these, which has no multipliers: all there are."""
+    beside = [ram for row in ULX3S.multiplier_rows for _, ram in row]
+    names = ULX3S.block_ram_row
+    assert len({*beside, *names}) == len(beside) + len(names) == ULX3S.resources["ebr"]
+    assert all(re.fullmatch(r"X\d+/Y\d+/EBR[0-3]", name) for name in names)
+    # Right above the first row's, tile for tile.
+    first = [position(ram) for _, ram in ULX3S.multiplier_rows[0]]
+    assert [position(name) for name in names] == [(x, y + 12) for x, y in first]
+    assert [name[-1] for name in names] == [ram[-1] for _, ram in ULX3S.multiplier_rows[0]]
+
+
 @pytest.mark.parametrize("k, n", ARRAYS)
 @pytest.mark.parametrize("all_lanes", [False, True])
 def test_each_place_once(k, n, all_lanes):
@@ -103,26 +115,85 @@ def placed_cells(verilog):
     return found
 
 
+def part_of(module):
+    """The part of the core that a module with a place belongs to: a memory, a requantiser, a column's products."""
+    numbered = r"(weights|bias|scale|requantiser)_\d+"
+    found = re.match(
+        rf"core\.(array\.column_\d+\.({numbered}|products)|depthwise\.(requantiser_\d+|coefficients|bias|scale)"
+        r"|features\.bank_\d_\d+)\.",
+        module,
+    )
+    assert found, module
+    return found[0].rstrip(".")
+
+
+def places_by_part(cells):
+    parts = {}
+    for module, place in cells:
+        parts.setdefault(part_of(module), []).append(place)
+    return parts
+
+
 def test_the_core_names_its_places():
     """In every module that is placed stands one of its own part's places, and each multiplier has one."""
     planned = plan(lower(resolve(None)), ULX3S, array=(4, 2))
     die, cells = planned.places_on_die, placed_cells(planned.verilog())
     assert die.columns and planned.config.hard_lanes == len(die.lanes) == 2 and planned.config.hard_columns == (0, 1)
-    of_part = {}
-    for module, place in cells:
-        part = re.match(r"core\.(array\.column_\d\.[a-z]+|depthwise\.(requantiser_\d|[a-z]+))", module)[0]
-        of_part.setdefault(part, []).append(place)
+    of_part = places_by_part(cells)
     for n, column in enumerate(die.columns):
         part = f"core.array.column_{n}"
-        assert sorted(of_part[f"{part}.products"]) == sorted(column.multipliers)
-        assert of_part[f"{part}.requantiser"] == list(column.requantiser)
-        memories = [of_part[f"{part}.{name}"] for name in ("weights", "bias", "scale")]
+        assert sorted(of_part.pop(f"{part}.products")) == sorted(column.multipliers)
+        assert of_part.pop(f"{part}.requantiser_{n}") == list(column.requantiser)
+        memories = [of_part.pop(f"{part}.{name}_{n}") for name in ("weights", "bias", "scale")]
         # 32 bits of weights and nearly a thousand of them are two block RAMs; biases and multipliers are one each.
         assert [len(places) for places in memories] == [2, 1, 1]
         assert sum(memories, []) == list(column.block_rams[:4])
     for n, lane in enumerate(die.lanes):
-        assert of_part[f"core.depthwise.requantiser_{n}"] == list(lane)
-    assert of_part["core.depthwise.coefficients"] == list(die.coefficients)
+        assert of_part.pop(f"core.depthwise.requantiser_{n}") == list(lane)
+    assert of_part.pop("core.depthwise.coefficients") == list(die.coefficients)
+    # In the row without multipliers: two biases in 36 bits, two multipliers in 72, then 16 bits of each bank.
+    row = iter(ULX3S.block_ram_row)
+    assert of_part.pop("core.depthwise.bias") == [next(row)]
+    assert of_part.pop("core.depthwise.scale") == [next(row), next(row)]
+    for bank in range(9):
+        assert of_part.pop(f"core.features.bank_{bank}_0") == [next(row)]
+    assert not of_part
+    assert len({place for _, place in cells}) == len(cells)
+
+
+def test_banks_of_a_slice_lie_side_by_side():
+    """48 bits are a slice of 36 and one of 12: all nine banks of the one, then those of the other."""
+    planned = plan(lower(resolve(None)), ULX3S, array=(6, 6))
+    cells = placed_cells(planned.verilog())
+    of_part = places_by_part(cells)
+    memories = ["depthwise.bias", "depthwise.scale"]
+    memories += [f"features.bank_{bank}_{part}" for part in range(2) for bank in range(9)]
+    placed = [of_part[f"core.{name}"] for name in memories]
+    # At most 512 words of six lanes: biases of 17 or 18 bits, multipliers of 31 and five for their shift.
+    assert planned.config.depthwise_scale_depth > 32 and planned.config.feature_depth <= 512
+    assert planned.config.bias_bits in (17, 18) and planned.config.multiplier_bits == 31
+    assert [len(places) for places in placed] == [3, 6, *[1] * 18]
+    assert sum(placed, []) == list(ULX3S.block_ram_row[:27])
+    assert len({place for _, place in cells}) == len(cells)
+
+
+def test_with_shared_multipliers_the_core_names_its_places():
+    """A column of two output channels takes the places of both: half of the rows' multipliers from each."""
+    planned = plan(lower(resolve(None)), ULX3S, array=(8, 4), packing=True)
+    assert planned.config.outputs == 2
+    die, cells = planned.places_on_die, placed_cells(planned.verilog())
+    assert [len(column.multipliers) for column in die.columns] == [4] * 4
+    of_part = places_by_part(cells)
+    for n in range(2):
+        part, both = f"core.array.column_{n}", die.columns[2 * n : 2 * n + 2]
+        assert len(of_part[f"{part}.products"]) == 8
+        assert set(of_part[f"{part}.products"]) == {name for column in both for name in column.multipliers}
+        for channel, column in zip((2 * n, 2 * n + 1), both, strict=True):
+            assert of_part[f"{part}.requantiser_{channel}"] == list(column.requantiser)
+        names = [f"weights_{n}", *(f"{kind}_{c}" for c in (2 * n, 2 * n + 1) for kind in ("bias", "scale"))]
+        memories = sum((of_part[f"{part}.{name}"] for name in names), [])
+        assert memories == [name for column in both for name in column.block_rams][: len(memories)]
+    assert "core.array.column_2.products" not in of_part
     assert len({place for _, place in cells}) == len(cells)
 
 
@@ -131,7 +202,12 @@ def test_block_rams_that_are_too_few_are_left_to_the_placer():
     planned = plan(lower(resolve(None)), ULX3S, array=(4, 2))
     first, second = planned.places_on_die.columns
     columns = replace(first, block_rams=first.block_rams[:3]), second
-    die = replace(planned.places_on_die, columns=columns, coefficients=planned.places_on_die.coefficients[:3])
+    die = planned.places_on_die
+    # One less than each needs: three for the depthwise engine's biases and multipliers, nine banks.
+    die = replace(
+        die, columns=columns, coefficients=die.coefficients[:3], parameters=die.parameters[:2],
+        features=die.features[:8],
+    )  # fmt: skip
     cells = placed_cells(replace(planned, places_on_die=die).verilog())
     rams = [module for module, place in cells if "EBR" in place]
     assert len(rams) == 4 and all(module.startswith("core.array.column_1.") for module in rams)

@@ -177,6 +177,118 @@ def test_requantisers_get_what_the_array_leaves(digits, array, board, lanes, col
 
 
 @pytest.mark.parametrize(
+    "array, mult, lanes, columns",
+    [
+        ((4, 2), 28, 2, (0, 1)),  # 4 of 28 multipliers
+        ((12, 4), 28, 2, ()),  # 24, two pairs for eight requantisers
+        ((12, 4), 36, 4, (0, 1)),  # six pairs
+        ((14, 2), 14, 0, ()),  # all of them
+        ((16, 8), 64, 0, ()),
+        ((16, 8), 82, 8, (0,)),
+    ],
+)
+def test_two_output_channels_share_a_multiplier(digits, array, mult, lanes, columns):
+    """Half as many multipliers; the rest goes to the requantisers, of which there are as many as ever."""
+    planned = plan(digits, small("ulx3s-45f", mult=mult), array=array, packing=True)
+    config = planned.config
+    assert (config.outputs, config.array_rows, config.lanes, config.columns) == (2, *array, array[1] // 2)
+    assert (config.hard_lanes, config.hard_columns) == (lanes, columns)
+    assert planned.resources["mult"] == array[0] * array[1] // 2 + 2 * (lanes + len(columns)) <= mult
+    apart = plan(digits, SIM, array=array)
+    assert apart.config.outputs == 1 and apart.digest != planned.digest
+    report = planned.report()["array"]
+    assert (report["k"], report["n"], report["macs_per_cycle"]) == (*array, array[0] * array[1])
+
+
+def test_an_odd_number_of_channels_shares_nothing(digits):
+    packing, apart = (plan(digits, SIM, array=(6, 3), packing=packing) for packing in (True, False))
+    assert packing.config == apart.config and packing.config.outputs == 1
+    assert packing.contents == apart.contents and packing.cycles == apart.cycles
+
+
+def signed(value, bits):
+    return (value & (1 << bits) - 1) - (value >> bits - 1 & 1) * (1 << bits)
+
+
+@pytest.mark.parametrize("array", [(4, 2), (8, 4), (6, 6)])
+@pytest.mark.parametrize("name", ["digits", "block"])
+def test_what_shared_multipliers_hold(digits, array, name):
+    """Operands of 18 bits that are one weight and 2**10 times another; all else is as without sharing."""
+    table = digits if name == "digits" else block(9)
+    packing, apart = (plan(table, SIM, array=array, packing=packing) for packing in (True, False))
+    assert (packing.config.outputs, apart.config.outputs) == (2, 1)
+    assert (packing.order, packing.addresses, packing.places) == (apart.order, apart.addresses, apart.places)
+    assert packing.config.residual_lanes == apart.config.residual_lanes
+    assert bool(packing.config.residual_lanes) == (name == "block")
+    rows, columns = packing.config.array_rows, packing.config.columns
+    memories = filled_memories(packing.config)
+    ours, theirs = dict(packing.contents), dict(apart.contents)
+    negative = 0
+    for n in range(columns):
+        low, high = theirs.pop(f"weights_{2 * n}"), theirs.pop(f"weights_{2 * n + 1}")
+        words = ours.pop(f"weights_{n}")
+        assert len(words) == len(low) == len(high) == memories[f"weights_{n}"].depth
+        assert memories[f"weights_{n}"].width == 16 * rows and all(0 <= word < 1 << 16 * rows for word in words)
+        for word, first, second in zip(words, low, high, strict=True):
+            for row in range(rows):
+                held = word >> 16 * row & 0xFFFF
+                # The multiplier's operand: between the two bytes the sign of the first, twice.
+                operand = signed((held >> 8) << 10 | (held >> 7 & 1) * 0x300 | held & 0xFF, 18)
+                weights = signed(first >> 8 * row & 0xFF, 8), signed(second >> 8 * row & 0xFF, 8)
+                assert operand == weights[1] * 2**10 + weights[0]
+                negative += weights[0] < 0  # which the byte of the second shows
+    assert negative > 20
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    "weights, outputs",
+    [
+        # Rows of K = 4: channels 0 and 1 share a multiplier, 2 and 3 do, and rows 0 and 1, 2 and 3 are summed first.
+        ([[1, 2, 3, 4], [5, 6, 7, 8], [-1, -2, -3, -4], [-127] * 4], 2),
+        ([[-128, -128, 3, 4], [5, 6, 7, 8], [1] * 4, [1] * 4], 1),
+        ([[1, 2, -128, -128], [5, 6, 7, 8], [1] * 4, [1] * 4], 1),
+        ([[1] * 4, [1] * 4, [1, 2, -128, -128], [5, 6, 7, 8]], 1),
+        ([[1, -128, -128, 4], [5, 6, 7, 8], [-128, 1, 1, -128], [1] * 4], 2),
+        # The second of two channels may have any two, where the first is not negative.
+        ([[1, 2, 3, 0], [-128] * 4, [0] * 4, [-128] * 4], 2),
+        ([[1, 2, -3, 0], [-128] * 4, [0] * 4, [-128] * 4], 1),
+        ([[1, 2, 3, 0], [-127] * 4, [0, -1, 0, 0], [0, -128, 0, 0]], 1),
+        ([[-128, 2, 3, 0], [-128, 1, 1, 1], [0] * 4, [0] * 4], 1),
+        # Neighbours that share nothing: channels 1 and 2.
+        ([[1] * 4, [-128] * 4, [-1] * 4, [5] * 4], 2),
+        # A last channel has none beside it.
+        ([[1] * 4, [-127] * 4, [-128, 0, -128, 0]], 2),
+        ([[1] * 4, [-127] * 4, [-128, -128, 0, 0]], 1),
+    ],
+)
+def test_weights_that_cannot_share(weights, outputs):
+    """With two of -128 that would meet in a multiplier, or in a sum of two products, nothing shares."""
+    weights = np.array(weights, np.int8)
+    layer = convolution("c", "x", (2, 2, len(weights)), channels_in=4)
+    layer = replace(layer, weights=weights.reshape(-1, 1, 1, 4))
+    planned = plan(network((2, 2, 4), layer), SIM, array=(4, 4), packing=True)
+    assert planned.config.outputs == outputs
+    assert planned.resources["mult"] == 16 // outputs + 2 * 8  # and eight requantisers
+    # One stage that cannot is enough; without packing nothing shares at all.
+    first = convolution("a", "x", (2, 2, 4), channels_in=4)
+    table = network((2, 2, 4), first, replace(layer, inputs=("a",)))
+    assert plan(table, SIM, array=(4, 4), packing=True).config.outputs == outputs
+    assert plan(table, SIM, array=(4, 4)).config.outputs == 1
+    # Four more rows, all of them 0.
+    assert plan(table, SIM, array=(8, 4), packing=True).config.outputs == outputs
+
+
+def test_sharing_makes_room_for_larger_arrays():
+    """With few multipliers, a plan that shares them is faster."""
+    table = lower(mobilenet_v1(0.25, 96, classes=2, seed=None))
+    board = small("ulx3s", mult=40)
+    packing, apart = (plan(table, board, packing=packing) for packing in (True, False))
+    assert packing.fits and packing.config.outputs == 2 and packing.resources["mult"] <= 40
+    assert packing.cycles < 0.75 * apart.cycles
+
+
+@pytest.mark.parametrize(
     "layer, lanes",
     [
         # One patch word a sum: every cycle that the adder takes beyond one, the array waits.

@@ -442,8 +442,8 @@ class Clockwork:
                 if layer.mode != WindowMode.RESIDUAL:
                     depthwise = layer.mode == WindowMode.DEPTHWISE
                     way = DepthwiseEngine.latency(self.config) if depthwise else Gather.latency
-                    # Two registers into the patch buffer, one in front of the array.
-                    self.arrivals[cycle + WindowGenerator.latency + way + 3] = 1
+                    # One register in front of the patch buffer, two within, one in the array.
+                    self.arrivals[cycle + WindowGenerator.latency + way + 4] = 1
         return moves
 
     def array(self, cycle, offered):
@@ -482,6 +482,17 @@ def test_cycles_are_what_the_registers_say(table, arrays):
     for array in arrays:
         planned = plan(table, SIM, array=array)
         assert Clockwork(planned).run() == planned.cycles
+
+
+@pytest.mark.parametrize("table, array", [(block(9), (4, 4)), (block_chain(), (8, 4)), (lower(resolve(None)), (4, 2))])
+def test_cycles_with_shared_multipliers(table, array):
+    """Half as many columns, longer sums: the array's latency is another, all else is as without."""
+    packing, apart = (plan(table, SIM, array=array, packing=packing) for packing in (True, False))
+    assert (packing.config.outputs, apart.config.outputs) == (2, 1)
+    assert Clockwork(packing).run() == packing.cycles
+    # From 2 to log2(K / 2) + 3 cycles instead of log2(K), half as many columns to go through.
+    longer = 2 - array[1] // 2
+    assert MacArray.latency(packing.config) - MacArray.latency(apart.config) == longer
 
 
 def test_cycles_with_little_room():
