@@ -14,7 +14,7 @@ from hw.features import FeatureMemory, feature_block_rams
 from hw.gather import Gather
 from hw.host import HostPort
 from hw.jobs import WindowMode, array_job, window_job_bits
-from hw.memory import SLICE_BITS, FillWord, slices_of
+from hw.memory import SLICE_BITS, slices_of
 from hw.patch import PatchBuffer
 from hw.places import CORE_ANYWHERE
 from hw.program import Sequencer
@@ -136,9 +136,11 @@ class Core(wiring.Component):
         started = (window_program, array_program, window, patch, array)
         for component, its_start in zip(started, copies(m, "start", start, len(started)), strict=True):
             m.d.comb += component.start.eq(its_start)
-        fill = data.View(FillWord, delay(m, "fill", host.fill.as_value(), 3, reset_less=False))
-        for component in (features, depthwise, window_program, array_program, array):
-            m.d.comb += component.fill.eq(fill)
+        # Each with a copy of its own, so that no register drives memories all over the die.
+        fill = delay(m, "fill", host.fill.as_value(), 2, reset_less=False)
+        filled = (features, depthwise, window_program, array_program, array)
+        for component, its_fill in zip(filled, copies(m, "fill", fill, len(filled)), strict=True):
+            m.d.comb += component.fill.eq(its_fill)
 
         # Feature memory: the window generator reads, the array writes, the host does both while they rest.
         m.d.comb += [

@@ -4,7 +4,7 @@ from amaranth import Cat, Const, Module, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.delay import copies, delay
+from hw.delay import delay
 from hw.primitives import BLOCK_RAM_WIDTHS, BlockRam, RegisteredMemory, ram_ports
 
 __all__ = [
@@ -169,9 +169,7 @@ class FillMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        # A copy of its own, so that no register drives memories all over the die.
-        (fill,) = copies(m, "fill", self.fill, 1)
-        places = self._places
+        fill, places = self.fill, self._places
         for n, width in enumerate(_slice_widths(self.width)):
             low, count = n * SLICE_BITS, block_rams(width, self.depth)
             ours, places = places[:count], places[count:]

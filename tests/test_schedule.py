@@ -490,7 +490,7 @@ def test_cycles_with_shared_multipliers(table, array):
     packing, apart = (plan(table, SIM, array=array, packing=packing) for packing in (True, False))
     assert (packing.config.outputs, apart.config.outputs) == (2, 1)
     assert Clockwork(packing).run() == packing.cycles
-    # From 2 to log2(K / 2) + 3 cycles instead of log2(K), half as many columns to go through.
+    # Behind the multipliers, sums take log2(K / 2) + 3 cycles instead of log2(K); a cycle a column is saved.
     longer = 2 - array[1] // 2
     assert MacArray.latency(packing.config) - MacArray.latency(apart.config) == longer
 

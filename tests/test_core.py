@@ -1,0 +1,88 @@
+# amaranth: UnusedElaboratable=no
+
+"""A whole core in Amaranth's simulator, by itself: every word of every engine, and every cycle."""
+
+from dataclasses import replace
+
+import pytest
+from ports import packed, simulate
+from test_stages import classifier, combined, convolution, depthwise, network
+
+import boards
+from gen.contents import feature_contents
+from gen.inputs import random_inputs
+from gen.layout import patches_of
+from gen.plan import plan
+from gen.stages import sources_of
+from hw.config import BANKS
+from hw.core import Core
+from hw.jobs import WindowMode
+from sim import driver, golden
+
+SIDES = (1, 1, 1, 1)
+ENGINES = {"depthwise": "front", "array": "array", "residual": "sum"}
+
+
+def small_network():
+    """Windows of all kinds: narrow, depthwise with a sum behind it, wide. All channels are a multiple of four."""
+    return network(
+        (6, 5, 2),
+        convolution("c", "x", (6, 5, 4), channels_in=2, kernel=(3, 3), padding=SIDES),
+        convolution("e", "c", (6, 5, 12), channels_in=4),
+        depthwise("d", "e", (6, 5, 12), padding=SIDES),
+        convolution("p", "d", (6, 5, 4), channels_in=12),
+        combined("s", "c", "p", (6, 5, 4)),
+        classifier("f", "s", 6 * 5 * 4, 8),
+    )
+
+
+def expected_words(planned, tensors):
+    """What each engine makes, word after word in the order of the plan's rows."""
+    lanes, words = planned.config.lanes, {engine: [] for engine in ENGINES}
+    for at, y in planned.order:
+        stage = planned.stages[at]
+        for engine, attribute in ENGINES.items():
+            if (layer := getattr(stage, attribute)) is not None:
+                row = tensors[layer.name].reshape(*stage.output_shape[:2], -1)[y]
+                words[engine] += [packed(word, 8) for word in row.reshape(-1, lanes)]
+    return words
+
+
+@pytest.mark.parametrize("array, packing", [((4, 4), False), ((4, 4), True), ((4, 2), True)])
+def test_every_word_and_cycle(array, packing):
+    """From the host's start, with the input in memory: words are the golden model's, cycles those of the plan."""
+    table = small_network()
+    planned = plan(table, boards.get("sim"), array=array, packing=packing)
+    assert planned.config.outputs == 1 + packing
+    modes = {patches_of(stage, planned.config).mode for stage in planned.stages}
+    assert modes == {WindowMode.NARROW, WindowMode.WIDE, WindowMode.DEPTHWISE} and planned.config.residual_lanes
+    config = replace(planned.config, primitives="portable")
+    (inputs,) = random_inputs(table, 1, 3)
+    banks = [[0] * config.feature_depth for _ in range(BANKS)]
+    for name in sources_of(planned.stages):
+        base = planned.places[name].base
+        for bank, words in zip(banks, feature_contents(planned.places[name], inputs[name], config), strict=True):
+            bank[base : base + len(words)] = words
+    dut = Core(config, init=planned.contents | {f"features_{n}": bank for n, bank in enumerate(banks)})
+    seen, running = {engine: [] for engine in ENGINES}, []
+
+    async def bench(ctx):
+        frame = list(driver.start_frame())
+        ctx.set(dut.o.ready, 1)
+        for _ in range(planned.cycles + 200):
+            ctx.set(dut.i.valid, bool(frame))
+            if frame:
+                ctx.set(dut.i.payload, frame[0])
+                if ctx.get(dut.i.ready):
+                    frame.pop(0)
+            for engine, words in seen.items():
+                if ctx.get(getattr(dut, f"trace_{engine}_valid")):
+                    words.append(ctx.get(getattr(dut, f"trace_{engine}")))
+            running.append(ctx.get(dut.trace_running))
+            await ctx.tick()
+
+    simulate(dut, bench)
+    assert sum(running) == planned.cycles and not running[-1]
+    wanted = expected_words(planned, golden.run(table, inputs))
+    assert all(len(set(words)) > 4 for words in wanted.values())
+    assert seen == wanted
