@@ -210,7 +210,9 @@ def build(plan, *, directory: Path, verify: bool = True, seeds: int = 1) -> dict
     with steps.step("top", "board's Verilog"):
         _write_top(directory, board, asked)
     _synthesise(directory, steps)
-    best = _place_and_route(board, directory, seeds, steps)
+    # The placer for designs whose multipliers and block RAMs have fixed places (docs/place_and_route.md).
+    placer = ("--placer", "static") if plan.places_on_die.columns else ()
+    best = _place_and_route(board, directory, seeds, placer, steps)
     pll = _fastest(board, best)
     with steps.step("pack", "bitstream"):
         config = directory / f"nextpnr-{best.seed}.config"
@@ -285,11 +287,11 @@ def _synthesise(directory, steps):
         )
 
 
-def _place_and_route(board, directory, seeds, steps):
+def _place_and_route(board, directory, seeds, placer, steps):
     """Place and route with seeds 1 to ``seeds``; the fastest design, of equals the first."""
     title = "place and route" if seeds == 1 else f"place and route, {seeds} seeds"
     with steps.step("place_and_route", title) as say, ThreadPoolExecutor(min(seeds, os.cpu_count() or 1)) as pool:
-        runs = [pool.submit(_route, board, directory, seed, seeds, say) for seed in range(1, seeds + 1)]
+        runs = [pool.submit(_route, board, directory, seed, seeds, placer, say) for seed in range(1, seeds + 1)]
         failures = [error for run in runs if (error := run.exception()) is not None]
         for error in failures:
             if not isinstance(error, GenError):
@@ -299,13 +301,13 @@ def _place_and_route(board, directory, seeds, steps):
     return max((run.result() for run in runs if run.exception() is None), key=lambda routed: routed.fmax_mhz)
 
 
-def _route(board: Board, directory, seed, seeds, say):
+def _route(board: Board, directory, seed, seeds, placer, say):
     """Place and route with one seed."""
     name = f"nextpnr-{seed}"
     label = f"seed {seed}: " if seeds > 1 else ""
     arguments = [
         *board.nextpnr_arguments,
-        *("--json", "top.json", "--lpf", "top.lpf", "--seed", str(seed), "--router", "router2"),
+        *("--json", "top.json", "--lpf", "top.lpf", "--seed", str(seed), *placer, "--router", "router2"),
         *("--textcfg", f"{name}.config", "--report", f"{name}.json", "--timing-allow-fail"),
     ]
     watch = RouterWatch()

@@ -258,7 +258,8 @@ def _way_out(plans):
         for candidate in plans:
             if replace(candidate, board=board).fits:
                 return f"it would fit {board.name} ({board.device}) with array {_array(candidate)}"
-    return "no board here is large enough; --board sim simulates it all the same"
+    simulated = any(replace(candidate, board=boards.get("sim")).fits for candidate in plans)
+    return "no board here is large enough" + ("; --board sim simulates it all the same" if simulated else "")
 
 
 def _planned(table, board, stages, lanes, words, packing=False):
