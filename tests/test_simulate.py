@@ -247,7 +247,7 @@ def test_a_block_with_a_ring_and_a_sum(tmp_path):
 def test_a_wrong_sum_is_found(tmp_path):
     first = convolution("a", "x", (4, 4, 3), channels_in=3)
     planned = plan(network((4, 4, 3), first, combined("s", "a", "x", (4, 4, 3))), SIM, array=(2, 2))
-    (adder,) = re.findall(r"\nmodule (\S+residual\S*\.output_0)\(", planned.verilog())
+    (adder,) = re.findall(r"\nmodule (\S+residual\S*\.output_0) \(", planned.verilog())
     rtl = broken(planned, tmp_path, adder, "x <= total;", "x <= ~total;")
     report = simulate(planned, random_inputs(planned.table, 1), directory=tmp_path / "out", rtl=rtl)
     assert report["difference"].startswith("input 0, s: row 0, column ")
