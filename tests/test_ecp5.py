@@ -155,7 +155,7 @@ def add_engines(top):
     top.watch("array_arrived", patch.arrived)
     top.watch("array_offers", program.jobs.valid)
     top.watch("array_takes", program.jobs.valid & array.jobs.ready)
-    for name in ("freed", "w_en", "w_addr", "w_data", "row_written", "finished"):
+    for name in ("freed", "made", "made_valid", "w_en", "w_addr", "w_data", "row_written", "finished"):
         top.watch(f"array_{name}", getattr(array, name))
 
 
@@ -325,6 +325,11 @@ def test_array(played):
     done.taken = [cycle for cycle, bit in enumerate(played["array_takes"]) if bit]
     done.arrived = [cycle for cycle, bit in enumerate(played["array_arrived"]) if bit]
     done.freed = [(cycle, words) for cycle, words in enumerate(played["array_freed"]) if words]
+    done.made = [
+        (cycle, unpacked(word, 8, CONFIG.lanes))
+        for cycle, (valid, word) in enumerate(zip(played["array_made_valid"], played["array_made"], strict=True))
+        if valid
+    ]
     fields = ("w_en", "w_addr", "w_data", "row_written", "finished")
     for cycle, (enable, address, word, row, finished) in enumerate(
         zip(*(played[f"array_{name}"] for name in fields), strict=True)
