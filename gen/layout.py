@@ -97,12 +97,17 @@ class Patches:
         return self.groups * self.tiles[0] * self.tiles[1] * self.beats
 
 
+def _tiles(kernel):
+    """Windows down and across that cover a kernel."""
+    return tuple(ceil_div(size, WINDOW) for size in kernel)
+
+
 def patches_of(stage: Stage, array: ArrayShape) -> Patches:
     """Mode and counts of ``stage`` on such an array."""
     channels = stage.source_shape[2]
     lanes, words = array.lanes, array.words
     groups = ceil_div(channels, lanes)
-    down, across = tiles = tuple(ceil_div(k, WINDOW) for k in stage.kernel)
+    down, across = tiles = _tiles(stage.kernel)
     least = 1 if stage.residual is None else array.residual_beats
     if stage.front is not None:
         return Patches(WindowMode.DEPTHWISE, (down, across * stage.repeats), 1, groups, ceil_div(groups, words), least)
@@ -205,7 +210,7 @@ def _lane_padded(values, lanes):
 
 def window_words(stage: Stage, array: ArrayShape) -> np.ndarray:
     """The depthwise engine's weights: bytes (groups * tiles, lanes, 9)."""
-    tiles = tuple(ceil_div(k, WINDOW) for k in stage.kernel)
+    tiles = _tiles(stage.kernel)
     if stage.repeats > 1:  # (repeats, 1, 1, C): a window each
         tiled = np.concatenate([_tiled(part, tiles) for part in stage.window_weights], axis=2)
     else:
@@ -217,9 +222,7 @@ def window_words(stage: Stage, array: ArrayShape) -> np.ndarray:
 def weight_words(stage: Stage, array: ArrayShape) -> np.ndarray:
     """The array's weights: bytes (columns, output groups * words of a sum, K)."""
     patches, lanes, width = patches_of(stage, array), array.lanes, array.array_rows
-    tiled = _tiled(
-        stage.weights, tuple(ceil_div(k, WINDOW) for k in stage.weights.shape[1:3])
-    )  # out, down, 3, across, 3, C
+    tiled = _tiled(stage.weights, _tiles(stage.weights.shape[1:3]))  # out, down, 3, across, 3, C
     count = tiled.shape[0]
     if patches.mode == WindowMode.NARROW:
         order = tiled.transpose(0, 1, 3, 2, 4, 5).reshape(count, prod(patches.tiles), -1)

@@ -12,7 +12,7 @@ import numpy as np
 from gen import tools
 from gen.contents import feature_contents, words_to_bytes
 from gen.errors import GenError
-from gen.layout import tensor_from_words
+from gen.layout import ceil_div, tensor_from_words
 from gen.plan import Plan
 from gen.stages import MOVED, results_of, sources_of
 from gen.steps import Steps
@@ -239,7 +239,7 @@ def _compare(plan, expected, played, read):
         for at, y in plan.order:
             stage = plan.stages[at]
             for engine, layer, channels in _traced(stage):
-                count = len(stage.region.columns) * -(-channels // lanes)
+                count = len(stage.region.columns) * ceil_div(channels, lanes)
                 words = played[engine][position[engine] : position[engine] + count]
                 position[engine] += count
                 if len(words) < count:
