@@ -31,6 +31,8 @@ def memory_contents(stages: list[Stage], config: CoreConfig) -> dict[str, list[i
         for n in range(lanes):
             contents[f"bias_{n}"] += [row[n] for row in biases]
             contents[f"scale_{n}"] += [row[n] for row in scales]
+    for n, depth in enumerate(config.weight_depths):
+        del contents[f"weights_{n}"][depth:]
     if config.residual_lanes:
         contents |= {name: [0] for name in residual_memories(config)}
         for stage in stages:

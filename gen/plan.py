@@ -272,14 +272,17 @@ def _planned(table, board, stages, lanes, words, packing=False):
     order = order_of(stages, kept)
     places, feature_depth = place(stages, array, order, kept, results)
     lifetimes.check(stages, order, places, results)
-    addresses = []
+    addresses, weight_depths = [], [1] * array.columns
     coefficients = depthwise_scales = weights = scales = residuals = 0
     for stage in stages:
         patches = patches_of(stage, array)
         residuals += stage.residual is not None
         residual = residuals if stage.residual is not None else 0
         addresses.append(schedule.Addresses(coefficients, depthwise_scales, weights, scales, residual))
-        groups = ceil_div(stage.output_shape[2], lanes)
+        channels = stage.output_shape[2]
+        groups = ceil_div(channels, lanes)
+        for n in range(min(array.columns, ceil_div(channels, array.outputs))):
+            weight_depths[n] = weights + ceil_div(channels - n * array.outputs, lanes) * patches.sum_words
         if stage.front is not None:
             coefficients += patches.cycles
             depthwise_scales += patches.groups
@@ -319,7 +322,7 @@ def _planned(table, board, stages, lanes, words, packing=False):
         hard_columns=hard_columns,
         feature_depth=feature_depth,
         patch_depth=max(_PATCH_DEPTH, 1 << (patch_words - 1).bit_length()),
-        weight_depth=weights,
+        weight_depths=tuple(weight_depths),
         scale_depth=scales,
         coefficient_depth=max(1, coefficients),
         depthwise_scale_depth=max(1, depthwise_scales),

@@ -22,9 +22,9 @@ def _column(config, number):
     lut, ff = _requantiser(config.window_bits, number in config.hard_columns)
     blocks = block_depths(config.weight_depth)
     word = 8 * config.array_rows
-    # Selection between blocks; and LUT RAM, where the last one is that.
-    lut += word * (len(blocks) - 1) + word * (blocks[-1] <= 32)
-    ff += word * (len(blocks) > 1) + word * (blocks[-1] <= 32)
+    # Selection between blocks; and LUT RAM, where it is that.
+    lut += word * (len(blocks) - 1) + word * (blocks[0] <= 32)
+    ff += word * (len(blocks) > 1) + word * (blocks[0] <= 32)
     return lut + 17 * config.array_rows + 60, ff + 25 * config.array_rows + 130
 
 

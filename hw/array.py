@@ -46,7 +46,7 @@ class Column(wiring.Component):
         multipliers, block_rams = (
             tuple(name for place in places for name in getattr(place, part)) for part in ("multipliers", "block_rams")
         )
-        shapes = {f"weights_{number}": (8 * config.array_rows * config.outputs, config.weight_depth)}
+        shapes = {f"weights_{number}": (8 * config.array_rows * config.outputs, config.weight_depths[number])}
         for n in channels:
             shapes[f"bias_{n}"] = (config.bias_bits, config.scale_depth)
             shapes[f"scale_{n}"] = (Requantiser.scale_bits(config.multiplier_bits), config.scale_depth)

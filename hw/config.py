@@ -14,7 +14,7 @@ TAPS = BANKS = WINDOW * WINDOW
 
 
 #: Dimensions that are not counts of what there must be at least one of.
-_FREE = ("primitives", "hard_lanes", "hard_columns", "max_pool", "residual_lanes")
+_FREE = ("primitives", "hard_lanes", "hard_columns", "max_pool", "residual_lanes", "weight_depths")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +71,11 @@ class CoreConfig(ArrayShape):
         How many of the depthwise engine's requantisers, the first ones, have hardware multipliers.
     hard_columns : tuple of int
         Which of the array's requantisers have.
-    feature_depth, patch_depth, weight_depth, scale_depth, coefficient_depth, depthwise_scale_depth : int
-        Words in a bank of the feature memory, in the patch buffer, in a column's weights, in a column's biases and
-        multipliers, in the depthwise weights, in the depthwise engine's biases and multipliers.
+    feature_depth, patch_depth, scale_depth, coefficient_depth, depthwise_scale_depth : int
+        Words in a bank of the feature memory, in the patch buffer, in a column's biases and multipliers, in the
+        depthwise weights, in the depthwise engine's biases and multipliers.
+    weight_depths : tuple of int
+        Words of weights in each column. A column that no output channel of the last stages falls to has fewer.
     window_program_depth, array_program_depth : int
         Job words of the two sequencers.
     max_pool : bool
@@ -94,7 +96,7 @@ class CoreConfig(ArrayShape):
     hard_columns: tuple[int, ...]
     feature_depth: int
     patch_depth: int
-    weight_depth: int
+    weight_depths: tuple[int, ...]
     scale_depth: int
     coefficient_depth: int
     depthwise_scale_depth: int
@@ -117,6 +119,8 @@ class CoreConfig(ArrayShape):
             raise ValueError(f"hard_lanes must be in 0..{self.lanes}, not {self.hard_lanes}")
         if not set(self.hard_columns) <= set(range(self.lanes)):
             raise ValueError(f"hard_columns must be in 0..{self.lanes - 1}, not {self.hard_columns}")
+        if len(self.weight_depths) != self.columns or min(self.weight_depths) < 1:
+            raise ValueError(f"weight_depths must be {self.columns} positive numbers, not {self.weight_depths}")
         if self.patch_depth & (self.patch_depth - 1):
             raise ValueError(f"patch_depth must be a power of two, not {self.patch_depth}")
         check_primitives(self.primitives)
@@ -130,6 +134,11 @@ class CoreConfig(ArrayShape):
     def residual_depth(self) -> int:
         """Words of the residual buffer: what the patch buffer's credits allow, and what waits for its sums beyond."""
         return 2 * self.patch_depth
+
+    @property
+    def weight_depth(self) -> int:
+        """Words of weights in the columns that have most."""
+        return max(self.weight_depths)
 
     @property
     def word_bits(self) -> int:

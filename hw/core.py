@@ -45,7 +45,7 @@ def filled_memories(config: CoreConfig) -> dict[str, FilledMemory]:
         **depthwise_memories(config),
     }
     for n in range(config.columns):
-        shapes[f"weights_{n}"] = (8 * config.array_rows * config.outputs, config.weight_depth)
+        shapes[f"weights_{n}"] = (8 * config.array_rows * config.outputs, config.weight_depths[n])
     for n in range(lanes):
         shapes[f"bias_{n}"] = (config.bias_bits, config.scale_depth)
         shapes[f"scale_{n}"] = (scale_bits, config.scale_depth)

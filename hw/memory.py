@@ -21,7 +21,7 @@ __all__ = [
 #: Width of a fill word: a memory is written in slices of this many bits, the width of one block RAM.
 SLICE_BITS = 36
 
-#: A remainder of at most this many words goes to LUT RAM.
+#: A memory of at most this many words goes to LUT RAM.
 _DISTRIBUTED_WORDS = 32
 
 
@@ -44,19 +44,19 @@ def slices_of(width):
 
 
 def block_depths(depth):
-    """Split ``depth`` words into memories: powers of two that fill block RAMs, and a remainder for LUT RAM.
+    """Split ``depth`` words into memories: powers of two that fill block RAMs, or a few words for LUT RAM.
 
-    >>> block_depths(1552), block_depths(700), block_depths(20)
-    ([1024, 512, 16], [1024], [20])
+    >>> block_depths(2100), block_depths(1300), block_depths(20)
+    ([2048, 512], [1024, 512], [20])
     """
+    if depth <= _DISTRIBUTED_WORDS:
+        return [depth]
     blocks = []
     for size in BLOCK_RAM_WIDTHS:
         while depth - sum(blocks) >= size:
             blocks.append(size)
     rest = depth - sum(blocks)
-    if 0 < rest <= _DISTRIBUTED_WORDS:
-        blocks.append(rest)
-    elif rest and blocks and blocks[-1] == 512:
+    if rest and blocks and blocks[-1] == 512:
         blocks[-1] = 1024
     elif rest:
         blocks.append(512)
@@ -85,7 +85,7 @@ def _check(width, depth, init):
 
 
 class Ram(wiring.Component):
-    """Words of any width and number, with a port to write and one to read: block RAMs, and LUT RAM for a few words.
+    """Words of any width and number, with a port to write and one to read: block RAMs, or LUT RAM for a few words.
 
     ``r_data`` is word ``r_addr`` of three cycles before: a register follows the selection between blocks. Writes pass a
     register: a read finds them two cycles later, and is undefined one cycle later. No stall, no reset.

@@ -59,14 +59,15 @@ def unpacked(word, bits, count):
     return [((word >> bits * n & 2 * half - 1) ^ half) - half for n in range(count)]
 
 
-def small_config(**changes):
-    """Dimensions of a core that simulates fast."""
+def small_config(*, weight_depth=64, **changes):
+    """Dimensions of a core that simulates fast, with as many weights in each column."""
     dimensions = dict(
         lanes=2, words=2, accumulator_bits=24, depthwise_accumulator_bits=22, bias_bits=22, window_bits=20,
         depthwise_window_bits=18, multiplier_bits=33, hard_lanes=changes.get("lanes", 2),
         hard_columns=tuple(range(0, changes.get("lanes", 2), 2)),
         feature_depth=256, patch_depth=16,
-        weight_depth=64, scale_depth=32, coefficient_depth=64, depthwise_scale_depth=32, window_program_depth=32,
+        scale_depth=32, coefficient_depth=64, depthwise_scale_depth=32, window_program_depth=32,
         array_program_depth=32,
     )  # fmt: skip
-    return CoreConfig(**dimensions | changes)
+    columns = (dimensions | changes)["lanes"] // changes.get("outputs", 1)
+    return CoreConfig(**dict(weight_depths=(weight_depth,) * columns) | dimensions | changes)

@@ -28,17 +28,18 @@ from hw.config import ArrayShape, CoreConfig
 from hw.jobs import WindowMode
 
 
-def dimensions(lanes, words=1, **fields):
-    """A core of which only these dimensions matter."""
+def dimensions(lanes, words=1, weight_depth=32, **fields):
+    """A core of which only these dimensions matter, with as many weights in each column."""
     others = dict.fromkeys(
         (
             "accumulator_bits", "depthwise_accumulator_bits", "window_bits", "depthwise_window_bits",
-            "feature_depth", "patch_depth", "weight_depth", "scale_depth", "coefficient_depth",
-            "depthwise_scale_depth", "window_program_depth", "array_program_depth",
+            "feature_depth", "patch_depth", "scale_depth", "coefficient_depth", "depthwise_scale_depth",
+            "window_program_depth", "array_program_depth",
         ),
         32,
     )  # fmt: skip
     others |= {"bias_bits": 32, "multiplier_bits": 33, "hard_lanes": 0, "hard_columns": ()}
+    others["weight_depths"] = (weight_depth,) * (lanes // fields.get("outputs", 1))
     return CoreConfig(lanes=lanes, words=words, **(others | fields))
 
 

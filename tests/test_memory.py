@@ -26,9 +26,9 @@ def test_documented_examples():
 @pytest.mark.parametrize(
     "depth, blocks",
     [
-        (1, [1]), (32, [32]), (33, [512]), (512, [512]), (513, [512, 1]), (544, [512, 32]), (545, [1024]),
-        (1024, [1024]), (1056, [1024, 32]), (1057, [1024, 512]), (1536, [1024, 512]), (1569, [1024, 1024]),
-        (2048, [2048]), (2080, [2048, 32]), (4096, [2048, 2048]), (6000, [2048, 2048, 1024, 1024]),
+        (1, [1]), (32, [32]), (33, [512]), (512, [512]), (513, [1024]),
+        (1024, [1024]), (1025, [1024, 512]), (1536, [1024, 512]), (1537, [1024, 1024]),
+        (2048, [2048]), (2049, [2048, 512]), (4096, [2048, 2048]), (6000, [2048, 2048, 1024, 1024]),
     ],
 )  # fmt: skip
 def test_block_depths(depth, blocks):
@@ -38,8 +38,8 @@ def test_block_depths(depth, blocks):
 def test_blocks_hold_every_depth():
     for depth in range(1, 5000):
         blocks = block_depths(depth)
-        assert sum(blocks) >= depth and all(size in (512, 1024, 2048) for size in blocks[:-1])
-        assert sum(blocks) == depth or blocks[-1] in (512, 1024, 2048)
+        assert blocks == [depth] if depth <= 32 else all(size in (512, 1024, 2048) for size in blocks)
+        assert sum(blocks) >= depth
         assert sum(blocks[:-1]) < depth
 
 

@@ -37,7 +37,7 @@ ARRAYS = [(int(n) + 1, int(words) + 1) for n, words in np.random.default_rng(5).
 ROOM = {
     "accumulator_bits": 32, "depthwise_accumulator_bits": 28, "bias_bits": 33, "window_bits": 32,
     "depthwise_window_bits": 32, "multiplier_bits": 33, "feature_depth": 1024, "patch_depth": 2048,
-    "weight_depth": 4096, "scale_depth": 256, "coefficient_depth": 1024, "depthwise_scale_depth": 256,
+    "scale_depth": 256, "coefficient_depth": 1024, "depthwise_scale_depth": 256,
     "window_program_depth": 1024, "array_program_depth": 512, "max_pool": True, "residual_scale_depth": 16,
     "residual_window_bits": 32,
 }  # fmt: skip
@@ -85,12 +85,13 @@ def with_room(one):
     """A plan like ``one`` whose core is large enough for most other networks, too."""
     lanes = range(one.config.lanes)
     hard = dict(hard_lanes=len(lanes) // 2, hard_columns=tuple(lanes[::2]))
-    return on_core(one, replace(one.config, **ROOM, **hard))
+    weights = dict(weight_depths=(4096,) * one.config.columns)
+    return on_core(one, replace(one.config, **ROOM, **hard, **weights))
 
 
 def fits(one, room):
     """Whether a core of dimensions ``room`` can run the plan ``one``."""
-    small = [name for name in ROOM if getattr(room, name) < getattr(one.config, name)]
+    small = [name for name in (*ROOM, "weight_depth") if getattr(room, name) < getattr(one.config, name)]
     event("fits" if not small else f"too large: {', '.join(small)}")
     return not small
 

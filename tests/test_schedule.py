@@ -559,7 +559,7 @@ def test_the_plan_makes_room_for_a_row_of_residual_words():
 def test_limits():
     stages, _, _, _ = example()
     assert limits(stages, CONFIG) == []
-    deep = replace(CONFIG, weight_depth=16385, feature_depth=16384)
+    deep = replace(CONFIG, weight_depths=(16385,) * 4, feature_depth=16384)
     assert limits(stages, deep) == [
         f"weights_{n}: needs 16385 words, more than the 16384 that the fill bus addresses" for n in range(4)
     ]
