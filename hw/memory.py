@@ -30,7 +30,7 @@ class FillWord(data.Struct):
 
     write: unsigned(1)
     select: unsigned(10)
-    address: unsigned(14)
+    address: unsigned(16)
     data: unsigned(SLICE_BITS)
 
     def writes(self, select, depth):

@@ -432,7 +432,7 @@ def test_filled_over_the_bus(lanes, words, outputs):
             for address, word in enumerate(words):
                 for part in range(2):
                     piece = word >> 36 * part & (1 << 36) - 1
-                    fill = 1 | select[name] + part << 1 | address << 11 | piece << 25
+                    fill = 1 | select[name] + part << 1 | address << 11 | piece << 27
                     ctx.set(Value.cast(dut.fill), fill)
                     await ctx.tick()
         ctx.set(Value.cast(dut.fill), 0)

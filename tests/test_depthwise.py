@@ -205,7 +205,7 @@ def test_engine_filled_over_the_bus():
             for address, word in enumerate(contents[name]):
                 for part in range(-(-bits // 36)):
                     piece = word >> 36 * part & (1 << 36) - 1
-                    fill = 1 | SELECT[name] + part << 1 | address << 11 | piece << 25
+                    fill = 1 | SELECT[name] + part << 1 | address << 11 | piece << 27
                     ctx.set(Value.cast(dut.fill), fill)
                     await ctx.tick()
         ctx.set(Value.cast(dut.fill), 0)

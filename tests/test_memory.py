@@ -15,7 +15,7 @@ from hw.memory import SLICE_BITS, FillMemory, FillWord, block_depths, slices_of
 
 
 def fill_word(select, address, data, write=1):
-    return write | select << 1 | address << 11 | data << 25
+    return write | select << 1 | address << 11 | data << 27
 
 
 def test_documented_examples():

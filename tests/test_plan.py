@@ -76,17 +76,17 @@ def test_report(digits):
 
 
 @pytest.mark.parametrize(
-    "alpha, way_out",
+    "array, way_out",
     [
-        (0.5, "no board here is large enough; --board sim simulates it all the same"),
-        (1.0, "no board here is large enough"),
+        (None, "no board here is large enough; --board sim simulates it all the same"),
+        ((1, 1), "no board here is large enough"),
     ],
 )
-def test_what_does_not_fit_is_named(alpha, way_out):
-    """Of the larger network's weights there are more words than the fill bus addresses, so nothing simulates it."""
-    table = lower(mobilenet_v1(alpha, 224, seed=None))
+def test_what_does_not_fit_is_named(array, way_out):
+    """For the smallest array there are more words of weights than the fill bus addresses, so nothing simulates it."""
+    table = lower(mobilenet_v1(1.0, 224, seed=None))
     with pytest.raises(GenError) as caught:
-        plan(table, ULX3S)
+        plan(table, ULX3S, array=array)
     first, *lines = str(caught.value).splitlines()
     assert re.match(
         r"mobilenet_v1_[0-9.]+_224_1000 does not fit ulx3s \(LFE5U-85F\); closest with array \d+x\d+:$", first

@@ -10,7 +10,7 @@ from hw.program import Sequencer
 
 
 def fill_word(select, address, data):
-    return 1 | select << 1 | address << 11 | data << 25
+    return 1 | select << 1 | address << 11 | data << 27
 
 
 def play(dut, *, starts, cycles, ready):

@@ -559,22 +559,21 @@ def test_the_plan_makes_room_for_a_row_of_residual_words():
 def test_limits():
     stages, _, _, _ = example()
     assert limits(stages, CONFIG) == []
-    deep = replace(CONFIG, weight_depths=(16385,) * 4, feature_depth=16384)
+    deep = replace(CONFIG, weight_depths=(65537,) * 4, feature_depth=65536)
     assert limits(stages, deep) == [
-        f"weights_{n}: needs 16385 words, more than the 16384 that the fill bus addresses" for n in range(4)
+        f"weights_{n}: needs 65537 words, more than the 65536 that the fill bus addresses" for n in range(4)
     ]
     (wide,) = stages_of(network((1, 1, 513), convolution("c", "x", (1, 1, 1), channels_in=513)))
     (tall,) = stages_of(network((1, 1, 1), convolution("c", "x", (1, 1, 513), channels_in=1)))
-    roomy = replace(CONFIG, patch_depth=512)
-    assert limits([wide, tall], replace(roomy, lanes=2, words=2)) == []
-    assert limits([wide], replace(roomy, lanes=1, words=4)) == [
+    assert limits([wide, tall], dimensions(2, 2, patch_depth=512)) == []
+    assert limits([wide], dimensions(1, 4, patch_depth=512)) == [
         "c: input channel groups: 513, more than the 512 that a job counts"
     ]
     # A sum is at most half the patch buffer.
-    assert limits([wide], replace(roomy, lanes=1, words=1)) == [
+    assert limits([wide], dimensions(1, 1, patch_depth=512)) == [
         "c: input channel groups: 513, more than the 512 that a job counts",
         "c: patch words of a pixel: 513, more than the 256 that a job counts",
     ]
-    assert limits([tall], replace(CONFIG, lanes=1, words=1)) == [
+    assert limits([tall], dimensions(1, 1, patch_depth=64)) == [
         "c: output channel groups: 513, more than the 512 that a job counts"
     ]
