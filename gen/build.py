@@ -186,7 +186,8 @@ def build(plan, *, directory: Path, verify: bool = True, seeds: int = 1) -> dict
     Raises
     ------
     GenError
-        If the board exists only for simulation, the simulation differs from the golden model, or a tool fails.
+        If the board exists only for simulation, the simulated core's outputs are not the golden model's or its
+        cycles not the plan's, or a tool fails.
     """
     board = plan.board
     if board.simulation_only:
@@ -264,6 +265,8 @@ def _verify(plan, directory, steps):
     if not outcome["bit_exact"]:
         difference = outcome["difference"]
         raise GenError(f"{plan.table.name}: the simulated core differs from the golden model: {difference}")
+    if (measured := outcome["cycles_measured"]) != plan.cycles:
+        raise GenError(f"{plan.table.name}: the simulated core took {measured} cycles, not {plan.cycles} as planned")
     return {name: outcome[name] for name in ("bit_exact", "cycles_measured", "host_load_us")}
 
 

@@ -344,24 +344,31 @@ def test_other_files_in_the_folder_stay(fake_tools, tmp_path):
     assert all((tmp_path / name).read_text() == "mine" for name in ("notes.log", "top.txt", "model.tflite"))
 
 
-@pytest.mark.parametrize("bit_exact", (True, False))
-def test_the_core_is_simulated_first(fake_tools, tmp_path, monkeypatch, bit_exact):
+@pytest.mark.parametrize(
+    "bit_exact, cycles, problem",
+    [
+        (True, 1000, None),
+        (False, 1000, "^echo: the simulated core differs from the golden model: y row 3$"),
+        (True, 1001, "^echo: the simulated core took 1001 cycles, not 1000 as planned$"),
+    ],
+)
+def test_the_core_is_simulated_first(fake_tools, tmp_path, monkeypatch, bit_exact, cycles, problem):
     simulated = []
 
     def simulate(plan, inputs, *, directory):
         simulated.append((plan.table.name, [sorted(arrays) for arrays in inputs], directory))
         assert not (tmp_path / "yosys.log").exists()
-        return {"bit_exact": bit_exact, "difference": "y row 3", "cycles_measured": 1000, "host_load_us": 2.5}
+        return {"bit_exact": bit_exact, "difference": "y row 3", "cycles_measured": cycles, "host_load_us": 2.5}
 
     module = ModuleType("gen.simulate")
     module.simulate = simulate
     monkeypatch.setitem(sys.modules, "gen.simulate", module)
-    if bit_exact:
+    if problem is None:
         report = build(make_plan(), directory=tmp_path)
         assert (report["bit_exact"], report["cycles_measured"], report["host_load_us"]) == (True, 1000, 2.5)
         assert "simulate" in report["seconds"] and "verilator" in report["tools"]
     else:
-        with pytest.raises(GenError, match="^echo: the simulated core differs from the golden model: y row 3$"):
+        with pytest.raises(GenError, match=problem):
             build(make_plan(), directory=tmp_path)
         assert not (tmp_path / "yosys.log").exists()
     assert simulated == [("echo", [["x"]], tmp_path / "simulation")]
