@@ -1,21 +1,27 @@
 """Floorplan: fixed places on the die for the array's and the requantisers' multipliers, and for block RAMs by them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from boards import Board
+from hw.config import CoreConfig
+from hw.core import filled_memories
+from hw.features import feature_block_rams
+from hw.memory import filled_block_rams
 from hw.places import CORE_ANYWHERE, ColumnPlaces, CorePlaces
 from hw.requantise import Requantiser
 
-__all__ = ["floorplan"]
+__all__ = ["place_memories", "place_multipliers"]
 
 Row = Sequence[tuple[str, str]]
 
 
-def floorplan(rows: Sequence[Row], *, columns: int, height: int, lanes: int) -> CorePlaces:
+def place_multipliers(rows: Sequence[Row], *, columns: int, height: int, lanes: int) -> CorePlaces:
     """Places for an array, such that what is connected lies side by side; none at all where it does not fit so.
 
     A column's multipliers lie side by side in one row of the die, behind them its requantiser's where the row has room
-    for them, and its block RAMs in the row beside. Columns go through the rows like a plough, the first of which begins
-    with the multipliers of the depthwise engine's requantisers, by which its weights lie.
+    for them. Columns go through the rows like a plough, the first of which begins with the multipliers of the depthwise
+    engine's requantisers.
 
     Parameters
     ----------
@@ -27,25 +33,21 @@ def floorplan(rows: Sequence[Row], *, columns: int, height: int, lanes: int) -> 
         Requantisers of the depthwise engine.
 
     >>> rows = [[(letter, letter.upper()) for letter in "abcdefghij"], [(digit, digit + "R") for digit in "0123456"]]
-    >>> plan = floorplan(rows, columns=3, height=3, lanes=1)
-    >>> plan.lanes, plan.coefficients
-    ((('a', 'b'),), ('A', 'B'))
-    >>> for column in plan.columns:
-    ...     print(*map("".join, (column.multipliers, column.requantiser, column.block_rams)))
-    cde fg CDEFG
-    hij  HIJ
-    654 32 6R5R4R3R2R
-    >>> floorplan(rows, columns=6, height=3, lanes=1) == CORE_ANYWHERE
+    >>> plan = place_multipliers(rows, columns=3, height=3, lanes=1)
+    >>> plan.lanes
+    (('a', 'b'),)
+    >>> [("".join(column.multipliers), "".join(column.requantiser)) for column in plan.columns]
+    [('cde', 'fg'), ('hij', ''), ('654', '32')]
+    >>> place_multipliers(rows, columns=6, height=3, lanes=1) == CORE_ANYWHERE
     True
     """
     pair = Requantiser.hard_multipliers
     spare = sum(map(len, rows)) - columns * height
     hard = max(0, min(lanes, spare // pair))
-    free = [list(row) for row in rows]
+    free = [[multiplier for multiplier, _ in row] for row in rows]
     if not free or len(free[0]) < pair * hard:
         return CORE_ANYWHERE
-    names, rams = zip(*free[0][: pair * hard], strict=True) if hard else ((), ())
-    free[0] = free[0][pair * hard :]
+    names, free[0] = free[0][: pair * hard], free[0][pair * hard :]
     placed: list[ColumnPlaces] = []
     for number, row in enumerate(free):
         ahead = row[::-1] if number % 2 else row
@@ -54,8 +56,38 @@ def floorplan(rows: Sequence[Row], *, columns: int, height: int, lanes: int) -> 
         for n in range(count):
             size = height + pair * (n < paired)
             run, ahead = ahead[:size], ahead[size:]
-            multipliers, block_rams = zip(*run, strict=True)
-            placed.append(ColumnPlaces(multipliers[:height], multipliers[height:], block_rams))
+            placed.append(ColumnPlaces(tuple(run[:height]), tuple(run[height:])))
     if len(placed) < columns:
         return CORE_ANYWHERE
-    return CorePlaces(tuple(placed), tuple(zip(*[iter(names)] * pair, strict=True)), rams)
+    return CorePlaces(tuple(placed), tuple(zip(*[iter(names)] * pair, strict=True)))
+
+
+def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePlaces:
+    """``die`` with places for block RAMs, each memory's side by side, where there is room for the whole of it.
+
+    A column's and the depthwise weights stand beside their multipliers. The features end the row that has no
+    multipliers; the other memories take what is left, of that row first.
+    """
+    beside = {multiplier: ram for row in board.multiplier_rows for multiplier, ram in row}
+    counts = {name: filled_block_rams(memory.width, memory.depth) for name, memory in filled_memories(config).items()}
+    taken: dict[str, tuple[str, ...]] = {}
+
+    def take(names, sites):
+        if sum(counts[name] for name in names) <= len(sites):
+            for name in names:
+                taken[name], sites = tuple(sites[: counts[name]]), sites[counts[name] :]
+
+    for n in range(config.columns):
+        channels = range(n * config.outputs, (n + 1) * config.outputs)
+        places = [die.columns[channel] for channel in channels]
+        names = [f"weights_{n}", *(f"{kind}_{channel}" for channel in channels for kind in ("bias", "scale"))]
+        take(names, [beside[name] for place in places for name in (*place.multipliers, *place.requantiser)])
+    take(["coefficients"], [beside[name] for lane in die.lanes for name in lane])
+    counts["features"] = feature_block_rams(config)
+    take(["features"], board.block_ram_row[max(0, len(board.block_ram_row) - counts["features"]) :])
+    rows = [board.block_ram_row, *([ram for _, ram in row] for row in board.multiplier_rows)]
+    for name in ("depthwise_scale", "window_program", "array_program", "depthwise_bias"):
+        used = {site for sites in taken.values() for site in sites}
+        left = [[site for site in row if site not in used] for row in rows]
+        take([name], next((row for row in left if len(row) >= counts[name]), []))
+    return replace(die, memories=taken)

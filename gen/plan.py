@@ -16,7 +16,7 @@ import boards
 from gen import lifetimes, schedule
 from gen.contents import memory_contents
 from gen.errors import GenError
-from gen.floorplan import floorplan
+from gen.floorplan import place_memories, place_multipliers
 from gen.layout import Placement, ceil_div, patches_of, place, weight_words
 from gen.order import Row, kept_rows, order_of
 from gen.resources import EXPECTED_CLOCK_HZ, estimate
@@ -25,9 +25,7 @@ from gen.table import Table
 from gen.tools import rtlil_to_verilog
 from hw.config import ArrayShape, CoreConfig
 from hw.core import Core
-from hw.depthwise import depthwise_memories
 from hw.dot import packable
-from hw.memory import filled_block_rams
 from hw.places import CorePlaces
 from hw.requantise import Requantiser
 
@@ -306,7 +304,8 @@ def _planned(table, board, stages, lanes, words, packing=False):
     left = left if multiplier_bits <= Requantiser.hard_multiplier_bits else 0
     hard_lanes = min(left, lanes)
     hard_columns = tuple(range(min(left - hard_lanes, lanes)))
-    die = floorplan(board.multiplier_rows, columns=lanes, height=array.array_rows // array.outputs, lanes=hard_lanes)
+    height = array.array_rows // array.outputs
+    die = place_multipliers(board.multiplier_rows, columns=lanes, height=height, lanes=hard_lanes)
     if left and die.columns:
         hard_columns = tuple(n for n, column in enumerate(die.columns) if column.requantiser)
     config = CoreConfig(
@@ -336,9 +335,7 @@ def _planned(table, board, stages, lanes, words, packing=False):
         primitives="ecp5",
     )
     if die.columns:
-        # The depthwise engine's parameters by its multipliers, with which the first row of these begins; then features.
-        begin = sum(filled_block_rams(*depthwise_memories(config)[f"depthwise_{name}"]) for name in ("bias", "scale"))
-        die = replace(die, parameters=board.block_ram_row[:begin], features=board.block_ram_row[begin:])
+        die = place_memories(die, board, config)
     cycles, report = schedule.cycles_of(stages, order, config)
     return Plan(table, board, stages, order, config, places, addresses, cycles, report, estimate(config), die)
 

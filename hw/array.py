@@ -10,8 +10,9 @@ from hw.delay import delay
 from hw.dot import DotProduct
 from hw.jobs import array_job
 from hw.loops import Loop
-from hw.memory import FillMemory, FillWord, filled_block_rams
+from hw.memory import FillMemory, FillWord
 from hw.patch import PatchBuffer
+from hw.places import CORE_ANYWHERE
 from hw.requantise import ROUNDED_BITS, Activation, ActivationBounds, Requantiser
 from hw.residual import ResidualAdder
 
@@ -35,39 +36,33 @@ class Column(wiring.Component):
         Which column; its output channels are ``number * outputs`` and the next.
     select, init : dict
         Fill selects and first words of ``weights_{number}``, and of ``bias_{n}`` and ``scale_{n}`` for each channel.
-    places : sequence of ColumnPlaces
-        One for each output channel: of the requantisers, and together of multipliers and block RAMs. The latter are
-        placed where there are enough: those of weights, then biases and multipliers. Empty: anywhere.
+    places : CorePlaces
+        Of which its channels' ``columns``, and its ``memories``.
     """
 
-    def __init__(self, config: CoreConfig, *, number, select, init, places=()):
+    def __init__(self, config: CoreConfig, *, number, select, init, places=CORE_ANYWHERE):
         self._config = config
         channels = range(number * config.outputs, (number + 1) * config.outputs)
-        multipliers, block_rams = (
-            tuple(name for place in places for name in getattr(place, part)) for part in ("multipliers", "block_rams")
-        )
+        columns = places.columns[channels.start : channels.stop]
         shapes = {f"weights_{number}": (8 * config.array_rows * config.outputs, config.weight_depths[number])}
         for n in channels:
             shapes[f"bias_{n}"] = (config.bias_bits, config.scale_depth)
             shapes[f"scale_{n}"] = (Requantiser.scale_bits(config.multiplier_bits), config.scale_depth)
-        if sum(filled_block_rams(*shape) for shape in shapes.values()) > len(block_rams):
-            block_rams = ()
-        self._memories = {}
-        for name, (width, depth) in shapes.items():
-            count = filled_block_rams(width, depth)
-            self._memories[name] = FillMemory(
+        self._memories = {
+            name: FillMemory(
                 width=width, depth=depth, select=select[name], init=init.get(name, ()), primitives=config.primitives,
-                places=block_rams[:count],
-            )  # fmt: skip
-            block_rams = block_rams[count:]
+                places=places.memories.get(name, ()),
+            ) for name, (width, depth) in shapes.items()
+        }  # fmt: skip
         self._products = DotProduct(
-            rows=config.array_rows, outputs=config.outputs, primitives=config.primitives, places=multipliers
-        )
+            rows=config.array_rows, outputs=config.outputs, primitives=config.primitives,
+            places=[name for column in columns for name in column.multipliers],
+        )  # fmt: skip
         self._requantisers = {
             n: Requantiser(
                 accumulator_bits=config.accumulator_bits, bias_bits=config.bias_bits, window_bits=config.window_bits,
                 multiplier_bits=config.multiplier_bits, hard=n in config.hard_columns,
-                primitives=config.primitives, places=places[index].requantiser if places else (),
+                primitives=config.primitives, places=columns[index].requantiser if columns else (),
             ) for index, n in enumerate(channels)
         }  # fmt: skip
         passed = {
@@ -266,18 +261,15 @@ class MacArray(wiring.Component):
     config : CoreConfig
     select, init : dict
         Of all columns: see :class:`Column`.
-    places : sequence of ColumnPlaces
-        For each output channel: see :class:`Column`. Empty: anywhere.
+    places : CorePlaces
+        See :class:`Column`.
     """
 
-    def __init__(self, config: CoreConfig, *, select, init, places=()):
+    def __init__(self, config: CoreConfig, *, select, init, places=CORE_ANYWHERE):
         self._config = config
         self._columns = [
-            Column(
-                config, number=n, select=select, init=init,
-                places=places[n * config.outputs : (n + 1) * config.outputs],
-            ) for n in range(config.columns)
-        ]  # fmt: skip
+            Column(config, number=n, select=select, init=init, places=places) for n in range(config.columns)
+        ]
         if config.residual_lanes:
             self._residual = ResidualAdder(
                 config, select=select, init=init, passed_bits=destination_layout(config).size

@@ -10,7 +10,7 @@ from hw.array import MacArray
 from hw.config import BANKS, CoreConfig
 from hw.delay import copies, delay
 from hw.depthwise import DepthwiseEngine, depthwise_memories
-from hw.features import FeatureMemory, feature_block_rams
+from hw.features import FeatureMemory
 from hw.gather import Gather
 from hw.host import HostPort
 from hw.jobs import WindowMode, array_job, window_job_bits
@@ -103,19 +103,22 @@ class Core(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config, init = self._config, self._init
+        config, init, places = self._config, self._init, self._places.memories
         memories = filled_memories(config)
         select = {name: memory.select for name, memory in memories.items()}
 
         def memory(name):
-            return {**vars(memories[name]), "init": init.get(name, ()), "primitives": config.primitives}
+            return {
+                **vars(memories[name]), "init": init.get(name, ()), "primitives": config.primitives,
+                "places": places.get(name, ()),
+            }  # fmt: skip
 
         banks = [f"features_{n}" for n in range(BANKS)]
         features = m.submodules.features = FeatureMemory(
             config,
             select=[select[name] for name in banks],
             init=[init.get(name, ()) for name in banks],
-            places=self._places.features if len(self._places.features) >= feature_block_rams(config) else (),
+            places=places.get("features", ()),
         )
         depthwise = m.submodules.depthwise = DepthwiseEngine(config, select=select, init=init, places=self._places)
         gather = m.submodules.gather = Gather(config)
@@ -123,7 +126,7 @@ class Core(wiring.Component):
         window_program = m.submodules.window_program = Sequencer(**memory("window_program"))
         array_program = m.submodules.array_program = Sequencer(**memory("array_program"))
         patch = m.submodules.patch = PatchBuffer(config)
-        array = m.submodules.array = MacArray(config, select=select, init=init, places=self._places.columns)
+        array = m.submodules.array = MacArray(config, select=select, init=init, places=self._places)
         # From the header's address: r_addr in two cycles, then the memory, two turns and the register here, then one
         # more to be safe.
         host = m.submodules.host = HostPort(digest=self._digest, read_cycles=WindowGenerator.latency + 2)

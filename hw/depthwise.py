@@ -5,8 +5,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import TAPS, CoreConfig
-from hw.delay import delay
-from hw.memory import FillMemory, FillWord, filled_block_rams
+from hw.delay import copies, delay
+from hw.memory import FillMemory, FillWord
 from hw.places import CORE_ANYWHERE
 from hw.primitives import adder_tree, check_primitives, gated_add, tree
 from hw.requantise import Activation, ActivationBounds, Requantiser
@@ -148,7 +148,7 @@ class DepthwiseEngine(wiring.Component):
     init : dict of str to sequence of int
         First words of the same memories.
     places : CorePlaces
-        Its ``lanes`` and, where they are enough, ``coefficients`` and ``parameters``.
+        Of which its ``lanes`` and its ``memories``.
     """
 
     #: Cycles from the addresses to their window.
@@ -194,21 +194,15 @@ class DepthwiseEngine(wiring.Component):
         latency = self.latency(config)
         scale_bits = Requantiser.scale_bits(config.multiplier_bits)
         shapes = depthwise_memories(config)
-        places = dict.fromkeys(shapes, ())
-        count = filled_block_rams(*shapes["coefficients"])
-        if len(self._places.coefficients) >= count:
-            places["coefficients"] = self._places.coefficients[:count]
-        biases, count = (filled_block_rams(*shapes[f"depthwise_{name}"]) for name in ("bias", "scale"))
-        if len(self._places.parameters) >= biases + count:
-            places["depthwise_bias"] = self._places.parameters[:biases]
-            places["depthwise_scale"] = self._places.parameters[biases : biases + count]
         memories = {}
-        for name, (width, depth) in shapes.items():
+        # A copy of the fill word for each memory, for they do not stand together.
+        fills = copies(m, "fill", self.fill.as_value(), len(shapes))
+        for (name, (width, depth)), fill in zip(shapes.items(), fills, strict=True):
             memory = memories[name] = m.submodules[name.removeprefix("depthwise_")] = FillMemory(
                 width=width, depth=depth, select=self._select[name], init=self._init.get(name, ()),
-                primitives=config.primitives, places=places[name],
+                primitives=config.primitives, places=self._places.memories.get(name, ()),
             )  # fmt: skip
-            m.d.comb += memory.fill.eq(self.fill)
+            m.d.comb += memory.fill.eq(fill)
         coefficients, bias, scale = memories.values()
         window = delay(m, "window", self.window.as_value(), _WAY_IN)
         window, first = data.View(self.window.shape(), window), delay(m, "first", self.first, _WAY_IN)

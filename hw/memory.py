@@ -34,8 +34,8 @@ class FillWord(data.Struct):
     data: unsigned(SLICE_BITS)
 
     def writes(self, select, depth):
-        """Whether it writes a word of the slice numbered ``select``, which has ``depth`` of them."""
-        return self.write & (self.select == select) & (self.address < depth)
+        """Whether it writes a word of the slice numbered ``select``, a :class:`Ram` of ``depth`` words."""
+        return self.write & (self.select == select) & (self.address >> (depth - 1).bit_length() == 0)
 
 
 def slices_of(width):
@@ -88,7 +88,8 @@ class Ram(wiring.Component):
     """Words of any width and number, with a port to write and one to read: block RAMs, or LUT RAM for a few words.
 
     ``r_data`` is word ``r_addr`` of three cycles before: a register follows the selection between blocks. Writes pass a
-    register: a read finds them two cycles later, and is undefined one cycle later. No stall, no reset.
+    register: a read finds them two cycles later, and is undefined one cycle later. A write beyond ``depth`` does no
+    harm to the words there are. No stall, no reset.
 
     Parameters
     ----------
@@ -120,8 +121,10 @@ class Ram(wiring.Component):
             attrs = {"copy": 1}
             enable = Signal(name=f"enable_{number}", attrs=attrs)
             address = Signal(range(depth), name=f"address_{number}", attrs=attrs)
-            here = (self.w_addr >= first) & (self.w_addr < first + depth)
-            m.d.sync += [enable.eq(self.w_en & here), address.eq(self.w_addr - first)]
+            # Each block begins at a multiple of its size, for none before it is smaller.
+            bits = (depth - 1).bit_length()
+            here = self.w_addr >> bits == first >> bits
+            m.d.sync += [enable.eq(self.w_en & here), address.eq(self.w_addr)]
             step = BLOCK_RAM_WIDTHS.get(depth, self.width)
             words = []
             for low in range(0, self.width, step):
@@ -134,7 +137,7 @@ class Ram(wiring.Component):
                 m.submodules[f"block_{number}_{low}"] = part
                 m.d.comb += [
                     part.w_en.eq(enable), part.w_addr.eq(address), part.w_data.eq(w_data[low:]),
-                    part.r_addr.eq(self.r_addr - first),
+                    part.r_addr.eq(self.r_addr),
                 ]  # fmt: skip
                 words.append(part.r_data)
             # Compared before the delay: fewer bits to keep, and none that a neighbour keeps as well.

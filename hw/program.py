@@ -16,15 +16,17 @@ class Sequencer(wiring.Component):
 
     Parameters
     ----------
-    width, depth, select, init, primitives
+    width, depth, select, init, primitives, places
         As :class:`hw.memory.FillMemory`.
     """
 
     #: Cycles from ``start``, or from a transfer, to the next job.
     period = FillMemory.latency + 2
 
-    def __init__(self, *, width, depth, select, init=(), primitives):
-        self._memory = FillMemory(width=width, depth=depth, select=select, init=init, primitives=primitives)
+    def __init__(self, *, width, depth, select, init=(), primitives, places=()):
+        self._memory = FillMemory(
+            width=width, depth=depth, select=select, init=init, primitives=primitives, places=places
+        )
         super().__init__({"fill": In(FillWord), "start": In(1), "jobs": Out(stream.Signature(width))})
 
     def elaborate(self, platform):

@@ -9,13 +9,17 @@ import pytest
 
 import boards
 import gen.floorplan
-from gen.floorplan import floorplan
+from gen.floorplan import place_memories, place_multipliers
 from gen.passes import lower
 from gen.plan import plan
 from gen.source import resolve
+from hw.jobs import window_job_bits
 from hw.places import CORE_ANYWHERE
 
 ULX3S = boards.get("ulx3s")
+
+#: The block RAM beside each multiplier.
+BESIDE = {multiplier: ram for row in ULX3S.multiplier_rows for multiplier, ram in row}
 
 #: (K, N) of arrays that the 85F has room for, with as many requantisers of the depthwise engine as there are lanes.
 ARRAYS = [(16, 8), (8, 8), (18, 6), (12, 6), (20, 5), (15, 5), (16, 4), (8, 4), (9, 3), (8, 2)]
@@ -58,25 +62,19 @@ def test_the_85f_names_each_block_ram_once():
 @pytest.mark.parametrize("k, n", ARRAYS)
 @pytest.mark.parametrize("all_lanes", [False, True])
 def test_each_place_once(k, n, all_lanes):
-    places = floorplan(ULX3S.multiplier_rows, columns=n, height=k, lanes=n * all_lanes)
+    places = place_multipliers(ULX3S.multiplier_rows, columns=n, height=k, lanes=n * all_lanes)
     assert len(places.columns) == n
     assert all(len(column.multipliers) == k and len(column.requantiser) in (0, 2) for column in places.columns)
     assert [len(lane) for lane in places.lanes] == [2] * (n * all_lanes)
     used = [name for column in places.columns for name in (*column.multipliers, *column.requantiser)]
     used += [name for lane in places.lanes for name in lane]
-    rams = [name for column in places.columns for name in column.block_rams] + list(places.coefficients)
-    beside = {multiplier: ram for row in ULX3S.multiplier_rows for multiplier, ram in row}
-    assert len(set(used)) == len(used) and len(set(rams)) == len(rams)
-    # Each block RAM is the one beside a multiplier of the same column, or of the depthwise engine.
-    for column in places.columns:
-        assert [beside[name] for name in (*column.multipliers, *column.requantiser)] == list(column.block_rams)
-    assert [beside[name] for lane in places.lanes for name in lane] == list(places.coefficients)
+    assert len(set(used)) == len(used)
 
 
 @pytest.mark.parametrize("k, n", ARRAYS)
 def test_neighbours_are_close(k, n):
     """A column lies in one row without a gap; the next begins beside its end, or at the same end of the next row."""
-    places = floorplan(ULX3S.multiplier_rows, columns=n, height=k, lanes=n)
+    places = place_multipliers(ULX3S.multiplier_rows, columns=n, height=k, lanes=n)
     order = {name: at for row in ULX3S.multiplier_rows for at, (name, _) in enumerate(row)}
     spans = []
     for column in places.columns:
@@ -98,10 +96,10 @@ def test_neighbours_are_close(k, n):
 
 def test_too_many_or_unknown_places_are_left_to_the_placer():
     rows = ULX3S.multiplier_rows
-    assert floorplan(rows, columns=3, height=53, lanes=0) == CORE_ANYWHERE  # wider than a row
-    assert floorplan(rows, columns=8, height=24, lanes=0) == CORE_ANYWHERE  # more than there are
-    assert floorplan((), columns=2, height=2, lanes=2) == CORE_ANYWHERE
-    assert floorplan(rows, columns=3, height=52, lanes=5).lanes == ()  # no multiplier is left
+    assert place_multipliers(rows, columns=3, height=53, lanes=0) == CORE_ANYWHERE  # wider than a row
+    assert place_multipliers(rows, columns=8, height=24, lanes=0) == CORE_ANYWHERE  # more than there are
+    assert place_multipliers((), columns=2, height=2, lanes=2) == CORE_ANYWHERE
+    assert place_multipliers(rows, columns=3, height=52, lanes=5).lanes == ()  # no multiplier is left
 
 
 def placed_cells(verilog):
@@ -120,7 +118,7 @@ def part_of(module):
     numbered = r"(weights|bias|scale|requantiser)_\d+"
     found = re.match(
         rf"core\.(array\.column_\d+\.({numbered}|products)|depthwise\.(requantiser_\d+|coefficients|bias|scale)"
-        r"|features\.bank_\d_\d+)\.",
+        r"|features\.bank_\d_\d+|(window|array)_program\.memory)\.",
         module,
     )
     assert found, module
@@ -147,16 +145,19 @@ def test_the_core_names_its_places():
         memories = [of_part.pop(f"{part}.{name}_{n}") for name in ("weights", "bias", "scale")]
         # 32 bits of weights and nearly a thousand of them are two block RAMs; biases and multipliers are one each.
         assert [len(places) for places in memories] == [2, 1, 1]
-        assert sum(memories, []) == list(column.block_rams[:4])
+        assert sum(memories, []) == [BESIDE[name] for name in column.multipliers]
     for n, lane in enumerate(die.lanes):
         assert of_part.pop(f"core.depthwise.requantiser_{n}") == list(lane)
-    assert of_part.pop("core.depthwise.coefficients") == list(die.coefficients)
-    # In the row without multipliers: two biases in 36 bits, two multipliers in 72, then 16 bits of each bank.
-    row = iter(ULX3S.block_ram_row)
-    assert of_part.pop("core.depthwise.bias") == [next(row)]
-    assert of_part.pop("core.depthwise.scale") == [next(row), next(row)]
+    assert of_part.pop("core.depthwise.coefficients") == [BESIDE[name] for lane in die.lanes for name in lane]
+    # In the row without multipliers: two multipliers in 72 bits, a program (the array's has too few words for block
+    # RAM), two biases in 36 bits; at the end 16 bits of each bank.
+    row = list(ULX3S.block_ram_row)
+    assert of_part.pop("core.depthwise.scale") == row[:2]
+    slices = -(-window_job_bits(planned.config) // 36)
+    assert of_part.pop("core.window_program.memory") == row[2 : 2 + slices]
+    assert of_part.pop("core.depthwise.bias") == [row[2 + slices]]
     for bank in range(9):
-        assert of_part.pop(f"core.features.bank_{bank}_0") == [next(row)]
+        assert of_part.pop(f"core.features.bank_{bank}_0") == [row[bank - 9]]
     assert not of_part
     assert len({place for _, place in cells}) == len(cells)
 
@@ -166,14 +167,9 @@ def test_banks_of_a_slice_lie_side_by_side():
     planned = plan(lower(resolve(None)), ULX3S, array=(6, 6))
     cells = placed_cells(planned.verilog())
     of_part = places_by_part(cells)
-    memories = ["depthwise.bias", "depthwise.scale"]
-    memories += [f"features.bank_{bank}_{part}" for part in range(2) for bank in range(9)]
-    placed = [of_part[f"core.{name}"] for name in memories]
-    # At most 512 words of six lanes: biases of 17 or 18 bits, multipliers of 31 and five for their shift.
-    assert planned.config.depthwise_scale_depth > 32 and planned.config.feature_depth <= 512
-    assert planned.config.bias_bits in (17, 18) and planned.config.multiplier_bits == 31
-    assert [len(places) for places in placed] == [3, 6, *[1] * 18]
-    assert sum(placed, []) == list(ULX3S.block_ram_row[:27])
+    placed = [of_part[f"core.features.bank_{bank}_{part}"] for part in range(2) for bank in range(9)]
+    assert planned.config.feature_depth <= 512
+    assert sum(placed, []) == list(ULX3S.block_ram_row[-18:])
     assert len({place for _, place in cells}) == len(cells)
 
 
@@ -192,25 +188,33 @@ def test_with_shared_multipliers_the_core_names_its_places():
             assert of_part[f"{part}.requantiser_{channel}"] == list(column.requantiser)
         names = [f"weights_{n}", *(f"{kind}_{c}" for c in (2 * n, 2 * n + 1) for kind in ("bias", "scale"))]
         memories = sum((of_part[f"{part}.{name}"] for name in names), [])
-        assert memories == [name for column in both for name in column.block_rams][: len(memories)]
+        multipliers = [name for column in both for name in (*column.multipliers, *column.requantiser)]
+        assert memories == [BESIDE[name] for name in multipliers][: len(memories)]
     assert "core.array.column_2.products" not in of_part
     assert len({place for _, place in cells}) == len(cells)
 
 
-def test_block_rams_that_are_too_few_are_left_to_the_placer():
-    """Four memories and three places: none of them is placed, for one alone would be far from the others."""
+def test_memories_that_find_no_room_are_left_to_the_placer():
+    """Whole memories or none, for one block RAM alone would be far from the others."""
     planned = plan(lower(resolve(None)), ULX3S, array=(4, 2))
-    first, second = planned.places_on_die.columns
-    columns = replace(first, block_rams=first.block_rams[:3]), second
-    die = planned.places_on_die
-    # One less than each needs: three for the depthwise engine's biases and multipliers, nine banks.
-    die = replace(
-        die, columns=columns, coefficients=die.coefficients[:3], parameters=die.parameters[:2],
-        features=die.features[:8],
-    )  # fmt: skip
-    cells = placed_cells(replace(planned, places_on_die=die).verilog())
-    rams = [module for module, place in cells if "EBR" in place]
-    assert len(rams) == 4 and all(module.startswith("core.array.column_1.") for module in rams)
+    config, die = planned.config, planned.places_on_die
+    first, second = die.columns
+    # Three block RAMs beside the first column, which needs four; six in the row without multipliers.
+    less = replace(die, columns=(replace(first, multipliers=first.multipliers[:3], requantiser=()), second))
+    row = list(ULX3S.block_ram_row[:6])
+    memories = place_memories(less, replace(ULX3S, block_ram_row=tuple(row)), config).memories
+    named = {name for name, places in memories.items() if places}
+    assert named == {
+        "weights_1", "bias_1", "scale_1", "coefficients", "depthwise_scale", "window_program", "depthwise_bias"
+    }  # fmt: skip
+    # A program that the rest of the row is too short for goes beside the first row of multipliers; one bias does not.
+    assert memories["depthwise_scale"] == tuple(row[:2]) and memories["depthwise_bias"] == (row[2],)
+    assert window_job_bits(config) > 4 * 36
+    assert {position(name)[1] for name in memories["window_program"]} == {70}
+    used = [name for places in memories.values() for name in places]
+    assert len(set(used)) == len(used)
+    cells = placed_cells(replace(planned, places_on_die=replace(die, memories=memories)).verilog())
+    assert sorted(name for _, name in cells if "EBR" in name) == sorted(used)
 
 
 def test_elsewhere_nothing_is_placed():
