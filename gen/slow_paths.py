@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from collections import Counter
+from itertools import groupby
 from typing import NamedTuple
 
 __all__ = ["Path", "slow_paths"]
@@ -102,7 +103,13 @@ def main(arguments):
         kind = tuple(re.sub(r"\d+", "#", path.cells[end]) for end in (0, -1))
         kinds[kind] += 1
         if kinds[kind] == 1:
-            print(f"{path.delay_ns:6.2f} ns  {' -> '.join(path.cells)}.{path.port}")
+            print(f"{path.delay_ns:6.2f} ns  {' -> '.join(_steps(path.cells))}.{path.port}")
+
+
+def _steps(cells):
+    """What a path goes through: cells without the endings that synthesis gives them, those of one name once."""
+    named = (re.sub(r"_(TRELLIS|LUT4|CCU2C|PFUMX|L6MUX21)_.*|\$CCU2_COMB.$", "", cell) for cell in cells)
+    return [name for name, _ in groupby(named)]
 
 
 if __name__ == "__main__":
