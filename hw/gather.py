@@ -15,9 +15,9 @@ class Gather(wiring.Component):
     """Passes on a window's taps one feature word at a time (wide), or its few channels packed (narrow).
 
     Wide: ``o``'s first feature word is tap number ``control.beat``. Narrow, with C channels: the window's 9 x C bytes
-    in order of row, column, channel; ``o`` is the patch word number ``control.beat`` of them. A narrow tensor may use
-    only half of every feature word for a row: ``control.high_half`` says which. Latency 2 cycles, one transfer a
-    cycle, no stall; ``o_valid`` is 0 after reset.
+    in order of column, row, channel, so that whole columns come first; ``o`` is the patch word number ``control.beat``
+    of them. A narrow tensor may use only half of every feature word for a row: ``control.high_half`` says which.
+    Latency 2 cycles, one transfer a cycle, no stall; ``o_valid`` is 0 after reset.
 
     Parameters
     ----------
@@ -62,7 +62,8 @@ class Gather(wiring.Component):
                 lanes.append(byte)
             bytes_.append(lanes)
         packed = Signal(8 * TAPS * most, reset_less=True)
-        orders = [Cat(bytes_[t][c] for t in range(TAPS) for c in range(n)) for n in range(1, most + 1)]
+        by_column = [bytes_[WINDOW * row + column] for column in range(WINDOW) for row in range(WINDOW)]
+        orders = [Cat(tap[:n] for tap in by_column) for n in range(1, most + 1)]
         with m.Switch(self.channels):
             for n, order in enumerate(orders):
                 with m.Case(n):

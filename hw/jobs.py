@@ -44,11 +44,12 @@ def layer_job(config: CoreConfig) -> data.StructLayout:
             "kind": JobKind,
             "mode": WindowMode,
             "beats": 6,  # cycles a window is held: taps to pass on (wide), patch words to fill (narrow), 1
+            "whole": 1,  # whether each of them fills a patch word, and not a feature word
             "channels": 2,  # of a narrow tensor
             "groups": 9,  # channel groups of a pixel
             "tiles_x": 4,  # windows side by side that cover the kernel
             "tiles_y": 4,
-            "still": 1,  # whether the windows side by side are all the same one
+            "step": 2,  # columns from a window to the next beside it, 3 at most, not less one; 0: the same again
             "stride": 1,  # across
             "width": 10,  # of the source tensor, not less one
             "height": 10,

@@ -29,7 +29,8 @@ class WindowGenerator(wiring.Component):
 
     A tensor lies in nine banks by row and column modulo 3, so that any 3 x 3 positions come in one access. For each
     pixel of a row of results it goes through the channel groups, and in each through the windows (``tiles``) that
-    cover the kernel, each held for ``beats`` cycles. Positions outside the tensor read as ``pad``.
+    cover the kernel, ``step`` columns apart, each held for ``beats`` cycles. Positions outside the tensor read as
+    ``pad``.
 
     A row waits until the array has written the rows it needs; a pixel waits until its patch fits the patch buffer
     (``freed`` gives words back); a layer waits until everything before it has left the pipeline. Nothing else stalls.
@@ -147,28 +148,28 @@ class WindowGenerator(wiring.Component):
         address = unsigned(config.address_bits)
         x, x_pixel = Signal(signed(11)), Signal(signed(11))
         base, base_pixel = Signal(address), Signal(address)
-        residue = Signal(2)
-        stepped = Signal(3)
-        m.d.comb += stepped.eq(residue + 1 + layer.stride)
-        x_next, base_next = Signal.like(x), Signal.like(base)
-        m.d.comb += [
-            x_next.eq(x_pixel + 1 + layer.stride),
-            base_next.eq(base_pixel + Mux(stepped >= WINDOW, layer.column_pitch, 0)),
-        ]
+        residue, residue_pixel = Signal(2), Signal(2)
+        here, here_pixel = (x, base, residue), (x_pixel, base_pixel, residue_pixel)
+
+        def moved(place, columns):
+            x, base, residue = place
+            stepped = residue + columns
+            wraps = stepped >= WINDOW
+            return x + columns, base + Mux(wraps, layer.column_pitch, 0), Mux(wraps, stepped - WINDOW, stepped)
+
+        def go(place, to):
+            m.d.sync += [now.eq(following) for now, following in zip(place, to, strict=True)]
+
         with m.If(begun):
-            m.d.sync += [
-                x.eq(layer.x), x_pixel.eq(layer.x), residue.eq(layer.column_residue),
-                base.eq(layer.column_base), base_pixel.eq(layer.column_base),
-            ]  # fmt: skip
+            for place in (here, here_pixel):
+                go(place, (layer.x, layer.column_base, layer.column_residue))
         with m.Elif(pixel):
-            m.d.sync += [
-                x.eq(x_next), x_pixel.eq(x_next), base.eq(base_next), base_pixel.eq(base_next),
-                residue.eq(Mux(stepped >= WINDOW, stepped - WINDOW, stepped)),
-            ]  # fmt: skip
+            for place in (here, here_pixel):
+                go(place, moved(here_pixel, 1 + layer.stride))
         with m.Elif(line):
-            m.d.sync += [x.eq(x_pixel), base.eq(base_pixel)]
-        with m.Elif(tile & ~layer.still):
-            m.d.sync += [x.eq(x + WINDOW), base.eq(base + layer.column_pitch)]
+            go(here, here_pixel)
+        with m.Elif(tile):
+            go(here, moved(here, layer.step))
         # ... down ...
         y = Signal(signed(11))
         rows = Signal(data.ArrayLayout(address, WINDOW))

@@ -37,11 +37,12 @@ class Layer:
     high: list[int]
     mode: WindowMode = WindowMode.WIDE
     repeats: int = 1  # how often each window comes, for kernels of one position
+    step: int = 3  # columns from a window to the next
 
     def __post_init__(self):
-        self.tiles = tuple(-(-size // 3) for size in self.kernel)
+        self.tiles = -(-self.kernel[0] // 3), -(-self.kernel[1] // self.step)
         if self.repeats > 1:
-            self.tiles = 1, self.repeats
+            self.tiles, self.step = (1, self.repeats), 0
 
     def groups(self, config):
         return -(-self.tensor.shape[2] // config.lanes)
@@ -50,7 +51,7 @@ class Layer:
 def random_layer(rng, config, *, written=0, **fixed):
     height, width = rng.randint(1, 8), rng.randint(1, 8)
     channels = rng.randint(1, 3 * config.lanes)
-    kernel = rng.choice([(1, 1), (3, 3), (3, 3), (5, 5), (2, 7), (4, 3)])
+    kernel = rng.choice([(1, 1), (3, 3), (3, 3), (5, 5), (2, 7), (4, 3), (10, 4)])
     stride = rng.randint(1, 2), rng.randint(1, 2)
     padding = rng.randint(0, kernel[0] - 1), rng.randint(0, kernel[1] - 1)
     fields = {
@@ -67,6 +68,7 @@ def random_layer(rng, config, *, written=0, **fixed):
         "bounds": tuple(rng.randint(-128, 127) for _ in range(3)),
         "mode": rng.choice(list(WindowMode)),
         "repeats": rng.choice((1, 2, 4, 16)) if kernel == (1, 1) else 1,
+        "step": rng.choice((1, 2, 3, 3)),
     } | fixed
     rows = fields["results"][0]
     needs = []
@@ -98,7 +100,7 @@ def placed(layer, config, rng, banks, base):
     mask = (1 << config.address_bits) - 1
     top, left = -layer.padding[0], -layer.padding[1]
     fields = {
-        "kind": JobKind.LAYER, "mode": layer.mode, "still": int(layer.repeats > 1), "beats": layer.beats - 1,
+        "kind": JobKind.LAYER, "mode": layer.mode, "step": layer.step, "beats": layer.beats - 1, "whole": 0,
         "channels": 0,
         "groups": groups - 1, "tiles_x": layer.tiles[1] - 1, "tiles_y": layer.tiles[0] - 1,
         "stride": layer.stride[1] - 1, "width": width, "height": height, "pixels": layer.results[1] - 1, "x": left,
@@ -139,7 +141,7 @@ def expected_windows(layer, config):
             for group in range(groups):
                 for tile, (down, across) in enumerate(np.ndindex(layer.tiles)):
                     y = margin + row * layer.stride[0] - layer.padding[0] + 3 * down
-                    x = margin + column * layer.stride[1] - layer.padding[1] + 3 * across * (layer.repeats == 1)
+                    x = margin + column * layer.stride[1] - layer.padding[1] + layer.step * across
                     taps = whole[y : y + 3, x : x + 3, group * lanes : (group + 1) * lanes].reshape(9, lanes)
                     words = [packed(tap, 8) for tap in taps]
                     count = layer.tiles[0] * layer.tiles[1]
@@ -483,7 +485,7 @@ def test_peek():
 @pytest.mark.parametrize("lanes, words", [(1, 1), (2, 1), (3, 2), (4, 1), (6, 2), (8, 1), (16, 1)])
 @pytest.mark.parametrize("mode", [WindowMode.WIDE, WindowMode.NARROW])
 def test_gather(mode, lanes, words):
-    """Taps one after another, or bytes in order of row, column, channel, from either half of the words."""
+    """Taps one after another, or bytes in order of column, row, channel, from either half of the words."""
     rng = np.random.default_rng([lanes, words, mode.value])
     config = small_config(lanes=lanes, words=words)
     width = lanes * words
@@ -516,7 +518,10 @@ def test_gather(mode, lanes, words):
                 assert got & (1 << 8 * lanes) - 1 == packed(windows[n, beats[n]], 8)
                 continue
             first = [lanes // 2 * (int(high[n]) >> row & 1) for row in range(3)]
-            values = [windows[n, tap, first[tap // 3] + c] for tap in range(9) for c in range(channels)]
+            values = [
+                windows[n, 3 * row + column, first[row] + c]
+                for column in range(3) for row in range(3) for c in range(channels)
+            ]  # fmt: skip
             piece = values[beats[n] * width : (beats[n] + 1) * width]
             assert got & (1 << 8 * len(piece)) - 1 == packed(piece, 8)
 
