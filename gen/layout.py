@@ -76,8 +76,8 @@ class Patches:
     """How a stage's windows become patches.
 
     ``tiles`` windows down and across cover the kernel, ``step`` columns apart; each is held for ``beats`` cycles, and
-    each of these gives a feature word, or (``whole``) a patch word; a patch takes ``words`` patch words, and a sum over
-    it ``sum_words`` cycles; ``cycles`` is what the window generator spends on a pixel.
+    each of these gives feature words, one or a few, or (``whole``) a patch word; a patch takes ``words`` patch words,
+    and a sum over it ``sum_words`` cycles; ``cycles`` is what the window generator spends on a pixel.
     """
 
     mode: WindowMode
@@ -124,7 +124,7 @@ def patches_of(stage: Stage, array: ArrayShape) -> Patches:
     if channels <= min(4, lanes):
         return _narrow_patches(stage, array, least)
     taken = ceil_div(TAPS * groups * down * across, words)
-    return Patches(WindowMode.WIDE, tiles, WINDOW, TAPS, False, groups, taken, least)
+    return Patches(WindowMode.WIDE, tiles, WINDOW, ceil_div(TAPS, array.taps_a_beat), False, groups, taken, least)
 
 
 def _narrow_patches(stage, array, least):

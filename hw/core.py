@@ -175,11 +175,14 @@ class Core(wiring.Component):
             gather.control.eq(window.control), gather.narrow.eq(narrow), gather.channels.eq(window.layer.channels),
         ]  # fmt: skip
         valid, residual_valid = Signal(), Signal()
-        taken = Signal(data.StructLayout({"data": 8 * config.array_rows, "full": 1, "end": 1}), reset_less=True)
+        taken = Signal(
+            data.StructLayout({"data": 8 * config.array_rows, "several": 1, "full": 1, "end": 1}), reset_less=True
+        )
         m.d.sync += [
             valid.eq(depthwise.o_valid | gather.o_valid & ~residual),
             residual_valid.eq(gather.o_valid & residual),
             taken.data.eq(Mux(as_is, gather.o, depthwise.o.as_value())),
+            taken.several.eq(gather.o_several),
             taken.full.eq(whole),
             taken.end.eq(Mux(as_is, gather.o_end, depthwise.o_end)),
         ]
@@ -190,7 +193,7 @@ class Core(wiring.Component):
             m.d.sync += rows_written.eq(rows_written + 1)
         m.d.comb += [
             patch.valid.eq(valid), patch.data.eq(taken.data), patch.full.eq(taken.full), patch.end.eq(taken.end),
-            patch.r_addr.eq(array.patch), array.x.eq(patch.r_data),
+            patch.several.eq(taken.several), patch.r_addr.eq(array.patch), array.x.eq(patch.r_data),
             array.residual.eq(taken.data), array.residual_valid.eq(residual_valid),
             array.arrived.eq(patch.arrived), window.freed.eq(array.freed), window.rows_written.eq(rows_written),
         ]  # fmt: skip

@@ -12,12 +12,12 @@ __all__ = ["Gather"]
 
 
 class Gather(wiring.Component):
-    """Passes on a window's taps one feature word at a time (wide), or its few channels packed (narrow).
+    """Passes on a window's taps a few at a time (wide), or its few channels packed (narrow).
 
-    Wide: ``o``'s first feature word is tap number ``control.beat``. Narrow, with C channels: the window's 9 x C bytes
-    in order of column, row, channel, so that whole columns come first; ``o`` is the patch word number ``control.beat``
-    of them. A narrow tensor may use only half of every feature word for a row: ``control.high_half`` says which.
-    Latency 2 cycles, one transfer a cycle, no stall; ``o_valid`` is 0 after reset.
+    Wide: the first feature words of ``o`` are ``taps_a_beat`` taps, from number ``control.piece`` on. Narrow, with C
+    channels: the window's 9 x C bytes in order of column, row, channel, so that whole columns come first; ``o`` is the
+    patch word number ``control.piece`` of them. A narrow tensor may use only half of every feature word for a row:
+    ``control.high_half`` says which. Latency 2 cycles, one transfer a cycle, no stall; ``o_valid`` is 0 after reset.
 
     Parameters
     ----------
@@ -37,6 +37,7 @@ class Gather(wiring.Component):
                 "channels": In(2),
                 "o": Out(8 * config.array_rows),
                 "o_valid": Out(1),
+                "o_several": Out(1),
                 "o_end": Out(1),
             }
         )
@@ -44,8 +45,13 @@ class Gather(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        tap = Signal(config.word_bits, reset_less=True)
-        m.d.sync += tap.eq(Array(self.window[n] for n in range(TAPS))[self.control.beat[:4]])
+        count = config.taps_a_beat
+        taps = Signal(data.ArrayLayout(config.word_bits, count), reset_less=True)
+        begins = range(0, TAPS, count if TAPS % count == 0 else 1)  # of pairs: anywhere
+        with m.Switch(self.control.piece):
+            for begin in begins:
+                with m.Default() if begin == begins[-1] else m.Case(begin):
+                    m.d.sync += [taps[n].eq(self.window[min(begin + n, TAPS - 1)]) for n in range(count)]
 
         half = max(1, config.lanes // 2)
         most = config.narrow_channels
@@ -68,16 +74,17 @@ class Gather(wiring.Component):
             for n, order in enumerate(orders):
                 with m.Case(n):
                     m.d.sync += packed.eq(order)
-        beat = delay(m, "beat", self.control.beat, 1)
+        piece = delay(m, "piece", self.control.piece, 1)
         width = 8 * config.array_rows
         padded = Cat(packed, Const(0, -len(packed) % width))
         pieces = Array(padded[n : n + width] for n in range(0, len(padded), width))
         with m.If(self.narrow):
-            m.d.sync += self.o.eq(pieces[beat])
+            m.d.sync += self.o.eq(pieces[piece])
         with m.Else():
-            m.d.sync += self.o.eq(tap)
+            m.d.sync += self.o.eq(taps)
         m.d.comb += [
             self.o_valid.eq(delay(m, "valid", self.valid, self.latency, reset_less=False)),
+            self.o_several.eq(delay(m, "several", self.control.several, self.latency)),
             self.o_end.eq(delay(m, "end", self.control.end, self.latency)),
         ]
         return m

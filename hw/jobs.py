@@ -21,7 +21,7 @@ class JobKind(enum.Enum, shape=2):
 
 
 class WindowMode(enum.Enum, shape=2):
-    """What becomes of a window: products and sums per channel, its taps one after another, or its bytes packed.
+    """What becomes of a window: products and sums per channel, its taps in their order, or its bytes packed.
 
     RESIDUAL is WIDE, but for the residual adder: its words pass by the patch buffer.
     """
@@ -43,8 +43,8 @@ def layer_job(config: CoreConfig) -> data.StructLayout:
         {
             "kind": JobKind,
             "mode": WindowMode,
-            "beats": 6,  # cycles a window is held: taps to pass on (wide), patch words to fill (narrow), 1
-            "whole": 1,  # whether each of them fills a patch word, and not a feature word
+            "beats": 6,  # cycles a window is held: to pass on all taps (wide), for patch words to fill (narrow), 1
+            "whole": 1,  # whether each of them fills a patch word (narrow)
             "channels": 2,  # of a narrow tensor
             "groups": 9,  # channel groups of a pixel
             "tiles_x": 4,  # windows side by side that cover the kernel

@@ -17,7 +17,8 @@ __all__ = ["WindowControl", "WindowGenerator"]
 class WindowControl(data.Struct):
     """What goes with a window on its way."""
 
-    beat: unsigned(6)
+    piece: unsigned(6)  # of the window: its first tap (wide), the patch word (narrow)
+    several: unsigned(1)  # whether the taps behind that one go with it
     high_half: unsigned(WINDOW)
     first: unsigned(1)  # of the windows that cover a kernel
     last: unsigned(1)
@@ -31,6 +32,10 @@ class WindowGenerator(wiring.Component):
     pixel of a row of results it goes through the channel groups, and in each through the windows (``tiles``) that
     cover the kernel, ``step`` columns apart, each held for ``beats`` cycles. Positions outside the tensor read as
     ``pad``.
+
+    Windows of more than one beat whose taps are feature words pass on ``taps_a_beat`` of them in each. Two at a time,
+    nine are an odd number: the last tap of the first window goes alone, then the first of the second, and so on, so
+    that a pair always begins at an even place of the patch.
 
     A row waits until the array has written the rows it needs; a pixel waits until its patch fits the patch buffer
     (``freed`` gives words back); a layer waits until everything before it has left the pipeline. Nothing else stalls.
@@ -187,11 +192,15 @@ class WindowGenerator(wiring.Component):
             m.d.sync += [offset.eq(offset + 1), coefficient.eq(coefficient + 1), scale.eq(scale + 1), first.eq(1)]
         with m.Elif(tile):
             m.d.sync += [coefficient.eq(coefficient + 1), first.eq(0)]
-        beat = Signal.like(layer.beats)
+        taps = config.taps_a_beat
+        piece = Signal.like(layer.beats)
+        together, odd = Signal(), Signal()
+        m.d.comb += together.eq(layer.beats.any() & ~layer.whole)
+        alone = Mux(odd, piece == 0, piece == TAPS - 1) if taps == 2 else 0
         with m.If(begun | tile):
-            m.d.sync += beat.eq(0)
+            m.d.sync += [piece.eq(0), odd.eq(~(begun | pixel) & ~odd)]
         with m.Elif(issued):
-            m.d.sync += beat.eq(beat + 1)
+            m.d.sync += piece.eq(piece + Mux(together & ~alone, taps, 1))
 
         # Addresses: column, plus channel group, plus row. Banks whose residue comes before the window's first
         # column (or row) hold the following group of three.
@@ -244,7 +253,7 @@ class WindowGenerator(wiring.Component):
 
         control = Signal(WindowControl)
         m.d.comb += [
-            control.beat.eq(beat), control.high_half.eq(row_now.high_half),
+            control.piece.eq(piece), control.several.eq(together & ~alone), control.high_half.eq(row_now.high_half),
             control.first.eq(first), control.last.eq(last),
             control.end.eq(pixel),
             self.control.eq(delay(m, "control", control.as_value(), self.latency - 1)),

@@ -373,8 +373,9 @@ def test_patches():
     assert of(narrow, 1, 2).mode == WindowMode.WIDE  # two channels are more than a lane
     assert of(middle, 4, 2) == Patches(WindowMode.DEPTHWISE, (2, 1), 3, 1, False, 2, 1, 1)
     assert of(middle, 4, 2).cycles == 4
-    assert of(last, 4, 2) == Patches(WindowMode.WIDE, (1, 1), 3, 9, False, 3, 14, 1)
-    assert of(last, 4, 2).cycles == 27
+    assert of(last, 4, 2) == Patches(WindowMode.WIDE, (1, 1), 3, 5, False, 3, 14, 1)
+    assert [of(last, 4, words).cycles for words in (1, 2, 3, 4, 5, 6)] == [27, 15, 9, 15, 27, 9]
+    assert [of(last, 4, words).words for words in (1, 2, 3, 4, 5, 6)] == [27, 14, 9, 7, 6, 5]
 
 
 @pytest.mark.parametrize(
