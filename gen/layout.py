@@ -128,27 +128,23 @@ def patches_of(stage: Stage, array: ArrayShape) -> Patches:
 
 
 def _narrow_patches(stage, array, least):
-    """The way to pack few channels that takes the fewest cycles; of several, the one with the fewest patch words.
+    """Few channels, packed: a window fills as many patch words as its 3 x 3 positions need, or else one feature word.
 
-    A window fills as many patch words as its 3 x 3 positions need, or one feature word with as many columns as fit.
+    The latter, with as many columns as it holds, where the patch becomes shorter, and the sums still take no less than
+    the windows, of which there may be more: so that the window generator works ahead for the next stage as before.
     """
-    (height, width), channels = stage.kernel, stage.source_shape[2]
-    down = ceil_div(height, WINDOW)
+    channels = stage.source_shape[2]
+    down, across = _tiles(stage.kernel)
     beats = ceil_div(TAPS * channels, array.array_rows)
-    across = ceil_div(width, WINDOW)
-    ways = [Patches(WindowMode.NARROW, (down, across), WINDOW, beats, True, 1, beats * down * across, least)]
+    tight = Patches(WindowMode.NARROW, (down, across), WINDOW, beats, True, 1, beats * down * across, least)
     step = min(array.lanes // (WINDOW * channels), WINDOW)
-    if step and (across := ceil_div(width, step)) <= _MOST_TILES:
-        taken = ceil_div(down * across, array.words)
-        ways.append(Patches(WindowMode.NARROW, (down, across), step, 1, False, 1, taken, least))
-    pixels = len(stage.region.rows) * len(stage.region.columns)
-    groups = ceil_div(stage.output_shape[2], array.lanes)
-
-    def cost(way):
-        both = way.cycles, way.sum_words * groups
-        return pixels * max(both) + min(both), way.words
-
-    return min(ways, key=cost)
+    if not step:
+        return tight
+    across = ceil_div(stage.kernel[1], step)
+    shared = Patches(WindowMode.NARROW, (down, across), step, 1, False, 1, ceil_div(down * across, array.words), least)
+    sums = shared.sum_words * ceil_div(stage.output_shape[2], array.lanes)
+    better = shared.words < tight.words and shared.cycles <= sums and across <= _MOST_TILES
+    return shared if better else tight
 
 
 def place(

@@ -387,7 +387,8 @@ def test_patches():
         ((5, 5), 1, 64, (16, 2), ((2, 2), 3, 1, False, 2)), ((5, 5), 4, 64, (16, 2), ((2, 5), 1, 1, False, 5)),
         # Too many channels for a column in a word.
         ((5, 5), 3, 64, (8, 2), ((2, 2), 3, 2, True, 8)),
-        # The windows would take longer than the sums save; or are more than a job counts.
+        # The windows would take longer than the sums; or are more than a job counts.
+        ((9, 8), 1, 7, (3, 4), ((3, 3), 3, 1, True, 9)),
         ((10, 8), 1, 8, (8, 2), ((4, 3), 3, 1, True, 12)), ((3, 3), 1, 64, (8, 2), ((1, 1), 3, 1, True, 1)),
         ((4, 20), 2, 64, (8, 2), ((2, 7), 3, 2, True, 28)), ((4, 16), 2, 64, (8, 2), ((2, 16), 1, 1, False, 16)),
     ],
