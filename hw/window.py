@@ -151,30 +151,28 @@ class WindowGenerator(wiring.Component):
 
         # Where the window stands: across ...
         address = unsigned(config.address_bits)
-        x, x_pixel = Signal(signed(11)), Signal(signed(11))
-        base, base_pixel = Signal(address), Signal(address)
-        residue, residue_pixel = Signal(2), Signal(2)
-        here, here_pixel = (x, base, residue), (x_pixel, base_pixel, residue_pixel)
-
-        def moved(place, columns):
-            x, base, residue = place
-            stepped = residue + columns
+        place = data.StructLayout({"x": signed(11), "base": address, "residue": 2})
+        here, here_pixel = Signal(place), Signal(place)
+        begin, beside, next_pixel = Signal(place), Signal(place), Signal(place)
+        m.d.comb += [
+            begin.x.eq(layer.x), begin.base.eq(layer.column_base), begin.residue.eq(layer.column_residue)
+        ]  # fmt: skip
+        for there, origin, columns in ((beside, here, layer.step), (next_pixel, here_pixel, 1 + layer.stride)):
+            stepped = origin.residue + columns
             wraps = stepped >= WINDOW
-            return x + columns, base + Mux(wraps, layer.column_pitch, 0), Mux(wraps, stepped - WINDOW, stepped)
-
-        def go(place, to):
-            m.d.sync += [now.eq(following) for now, following in zip(place, to, strict=True)]
-
+            m.d.comb += [
+                there.x.eq(origin.x + columns),
+                there.base.eq(origin.base + Mux(wraps, layer.column_pitch, 0)),
+                there.residue.eq(Mux(wraps, stepped - WINDOW, stepped)),
+            ]
         with m.If(begun):
-            for place in (here, here_pixel):
-                go(place, (layer.x, layer.column_base, layer.column_residue))
+            m.d.sync += [here.eq(begin), here_pixel.eq(begin)]
         with m.Elif(pixel):
-            for place in (here, here_pixel):
-                go(place, moved(here_pixel, 1 + layer.stride))
+            m.d.sync += [here.eq(next_pixel), here_pixel.eq(next_pixel)]
         with m.Elif(line):
-            go(here, here_pixel)
+            m.d.sync += here.eq(here_pixel)
         with m.Elif(tile):
-            go(here, moved(here, layer.step))
+            m.d.sync += here.eq(beside)
         # ... down ...
         y = Signal(signed(11))
         rows = Signal(data.ArrayLayout(address, WINDOW))
@@ -208,7 +206,7 @@ class WindowGenerator(wiring.Component):
         column_group = Signal(data.ArrayLayout(address, WINDOW), reset_less=True)
         for c in range(WINDOW):
             m.d.sync += [
-                column[c].eq(base + Mux(c < residue, layer.column_pitch, 0)),
+                column[c].eq(here.base + Mux(c < here.residue, layer.column_pitch, 0)),
                 column_group[c].eq(column[c] + delay(m, f"offset_{c}", offset, 1)),
             ]
         row_address = delay(m, "row_address", rows.as_value(), 2)
@@ -227,13 +225,13 @@ class WindowGenerator(wiring.Component):
             at_y, at_x = (Signal(unsigned(11), name=f"at_{d}_{n}", reset_less=True) for d in "yx")
             m.d.sync += [
                 at_y.eq(y + n), inside_y[n].eq(at_y < layer.height),
-                at_x.eq(x + n), inside_x[n].eq(at_x < layer.width),
+                at_x.eq(here.x + n), inside_x[n].eq(at_x < layer.width),
             ]  # fmt: skip
 
         # Banks to window positions.
         data_stage = 3 + FeatureMemory.latency
         turn_y = Mux(peek, self.peek_row, delay(m, "turn_y", row_now.row_residue, data_stage - 1))
-        turn_x = Mux(peek, self.peek_column, delay(m, "turn_x", residue, data_stage))
+        turn_x = Mux(peek, self.peek_column, delay(m, "turn_x", here.residue, data_stage))
         turn_y, turn_x = copies(m, "turn_y", turn_y, TAPS), copies(m, "turn_x", turn_x, TAPS)
         kept_y = delay(m, "kept_y", inside_y, data_stage - 2)
         kept_x = delay(m, "kept_x", inside_x, data_stage - 2)
