@@ -1,6 +1,6 @@
 """Gather: windows as the array wants them for standard and pointwise convolutions."""
 
-from amaranth import Array, Cat, Const, Module, Signal
+from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -47,11 +47,12 @@ class Gather(wiring.Component):
         config = self._config
         count = config.taps_a_beat
         taps = Signal(data.ArrayLayout(config.word_bits, count), reset_less=True)
-        begins = range(0, TAPS, count if TAPS % count == 0 else 1)  # of pairs: anywhere
-        with m.Switch(self.control.piece):
-            for begin in begins:
-                with m.Default() if begin == begins[-1] else m.Case(begin):
-                    m.d.sync += [taps[n].eq(self.window[min(begin + n, TAPS - 1)]) for n in range(count)]
+        for n in range(count):
+            if count == WINDOW:  # a row: the bits tell its first tap, 0, 3 or 6
+                choices, index = (n, n + 3, n + 6, n + 6), self.control.piece[1:3]
+            else:
+                choices, index = range(n, TAPS), self.control.piece
+            m.d.sync += taps[n].eq(_one_of([self.window[tap] for tap in choices], index))
 
         half = max(1, config.lanes // 2)
         most = config.narrow_channels
@@ -77,9 +78,8 @@ class Gather(wiring.Component):
         piece = delay(m, "piece", self.control.piece, 1)
         width = 8 * config.array_rows
         padded = Cat(packed, Const(0, -len(packed) % width))
-        pieces = Array(padded[n : n + width] for n in range(0, len(padded), width))
         with m.If(self.narrow):
-            m.d.sync += self.o.eq(pieces[piece])
+            m.d.sync += self.o.eq(_one_of([padded[n : n + width] for n in range(0, len(padded), width)], piece))
         with m.Else():
             m.d.sync += self.o.eq(taps)
         m.d.comb += [
@@ -88,3 +88,11 @@ class Gather(wiring.Component):
             self.o_end.eq(delay(m, "end", self.control.end, self.latency)),
         ]
         return m
+
+
+def _one_of(values, index):
+    """One of ``values``, any for an index beyond: a tree of multiplexers, half of what synthesis makes of an Array."""
+    if len(values) == 1:
+        return values[0]
+    bit = (len(values) - 1).bit_length() - 1
+    return Mux(index[bit], _one_of(values[1 << bit :], index), _one_of(values[: 1 << bit], index))
