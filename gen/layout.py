@@ -75,13 +75,16 @@ class Placement:
 class Patches:
     """How a stage's windows become patches.
 
-    ``tiles`` windows down and across cover the kernel; each is held for ``beats`` cycles; a patch takes ``words``
-    patch words, and a sum over it ``sum_words`` cycles; ``cycles`` is what the window generator spends on a pixel.
+    ``tiles`` windows down and across cover the kernel, ``step`` columns apart; each is held for ``beats`` cycles, and
+    each of these gives feature words, one or a few, or (``whole``) a patch word; a patch takes ``words`` patch words,
+    and a sum over it ``sum_words`` cycles; ``cycles`` is what the window generator spends on a pixel.
     """
 
     mode: WindowMode
     tiles: tuple[int, int]
+    step: int
     beats: int
+    whole: bool
     groups: int
     words: int
     least: int
@@ -97,6 +100,10 @@ class Patches:
         return self.groups * self.tiles[0] * self.tiles[1] * self.beats
 
 
+#: Windows side by side that a job counts.
+_MOST_TILES = 16
+
+
 def _tiles(kernel):
     """Windows down and across that cover a kernel."""
     return tuple(ceil_div(size, WINDOW) for size in kernel)
@@ -110,13 +117,34 @@ def patches_of(stage: Stage, array: ArrayShape) -> Patches:
     down, across = tiles = _tiles(stage.kernel)
     least = 1 if stage.residual is None else array.residual_beats
     if stage.front is not None:
-        return Patches(WindowMode.DEPTHWISE, (down, across * stage.repeats), 1, groups, ceil_div(groups, words), least)
+        tiles, step = (down, across * stage.repeats), WINDOW if stage.repeats == 1 else 0
+        return Patches(WindowMode.DEPTHWISE, tiles, step, 1, False, groups, ceil_div(groups, words), least)
     if stage.kernel == (1, 1):
-        return Patches(WindowMode.WIDE, tiles, 1, groups, ceil_div(groups, words), least)
+        return Patches(WindowMode.WIDE, tiles, WINDOW, 1, False, groups, ceil_div(groups, words), least)
     if channels <= min(4, lanes):
-        beats = ceil_div(TAPS * channels, lanes * words)
-        return Patches(WindowMode.NARROW, tiles, beats, 1, beats * down * across, least)
-    return Patches(WindowMode.WIDE, tiles, TAPS, groups, ceil_div(TAPS * groups * down * across, words), least)
+        return _narrow_patches(stage, array, least)
+    taken = ceil_div(TAPS * groups * down * across, words)
+    return Patches(WindowMode.WIDE, tiles, WINDOW, ceil_div(TAPS, array.taps_a_beat), False, groups, taken, least)
+
+
+def _narrow_patches(stage, array, least):
+    """Few channels, packed: a window fills as many patch words as its 3 x 3 positions need, or else one feature word.
+
+    The latter, with as many columns as it holds, where the patch becomes shorter, and the sums still take no less than
+    the windows, of which there may be more: so that the window generator works ahead for the next stage as before.
+    """
+    channels = stage.source_shape[2]
+    down, across = _tiles(stage.kernel)
+    beats = ceil_div(TAPS * channels, array.array_rows)
+    tight = Patches(WindowMode.NARROW, (down, across), WINDOW, beats, True, 1, beats * down * across, least)
+    step = min(array.lanes // (WINDOW * channels), WINDOW)
+    if not step:
+        return tight
+    across = ceil_div(stage.kernel[1], step)
+    shared = Patches(WindowMode.NARROW, (down, across), step, 1, False, 1, ceil_div(down * across, array.words), least)
+    sums = shared.sum_words * ceil_div(stage.output_shape[2], array.lanes)
+    better = shared.words < tight.words and shared.cycles <= sums and across <= _MOST_TILES
+    return shared if better else tight
 
 
 def place(
@@ -190,13 +218,13 @@ def tensor_from_words(placement: Placement, banks: list[np.ndarray], config: Cor
     return rows[:height, :width, :channels]
 
 
-def _tiled(weights, tiles):
-    """(..., kernel height, kernel width, C) padded to whole windows: (..., tiles down, 3, tiles across, 3, C)."""
+def _tiled(weights, tiles, step=WINDOW):
+    """(..., kernel height, kernel width, C) padded to whole windows: (..., tiles down, 3, tiles across, step, C)."""
     down, across = tiles
     *front, height, width, channels = weights.shape
-    whole = np.zeros((*front, down * WINDOW, across * WINDOW, channels), np.int8)
+    whole = np.zeros((*front, down * WINDOW, across * step, channels), np.int8)
     whole[..., :height, :width, :] = weights
-    return whole.reshape(*front, down, WINDOW, across, WINDOW, channels)
+    return whole.reshape(*front, down, WINDOW, across, step, channels)
 
 
 def _lane_padded(values, lanes):
@@ -222,15 +250,15 @@ def window_words(stage: Stage, array: ArrayShape) -> np.ndarray:
 def weight_words(stage: Stage, array: ArrayShape) -> np.ndarray:
     """The array's weights: bytes (columns, output groups * words of a sum, K)."""
     patches, lanes, width = patches_of(stage, array), array.lanes, array.array_rows
-    tiled = _tiled(stage.weights, _tiles(stage.weights.shape[1:3]))  # out, down, 3, across, 3, C
-    count = tiled.shape[0]
+    count = stage.weights.shape[0]
     if patches.mode == WindowMode.NARROW:
-        order = tiled.transpose(0, 1, 3, 2, 4, 5).reshape(count, prod(patches.tiles), -1)
-        padded = np.zeros((*order.shape[:2], patches.beats * width), np.int8)
-        padded[..., : order.shape[2]] = order
+        tiled = _tiled(stage.weights, patches.tiles, patches.step)  # out, down, 3, across, step, C
+        order = tiled.transpose(0, 1, 3, 4, 2, 5).reshape(count, prod(patches.tiles), -1)
+        padded = _lane_padded(order, patches.beats * (width if patches.whole else lanes))
     elif stage.kernel == (1, 1) or stage.front is not None:
         padded = _lane_padded(stage.weights.reshape(count, -1), lanes)
     else:
+        tiled = _tiled(stage.weights, patches.tiles)  # out, down, 3, across, 3, C
         padded = _lane_padded(tiled, lanes).transpose(0, 5, 1, 3, 2, 4, 6)  # out, groups, down, across, 3, 3, lanes
     flat = np.zeros((ceil_div(count, lanes) * lanes, patches.sum_words * width), np.int8)
     padded = padded.reshape(count, -1)

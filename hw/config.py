@@ -54,6 +54,11 @@ class ArrayShape:
         """K, multipliers in a column."""
         return self.lanes * self.words
 
+    @property
+    def taps_a_beat(self) -> int:
+        """Taps of a window that go to the patch buffer together: as many of 3, 2 or 1 as divide a patch word."""
+        return next(count for count in (3, 2, 1) if self.words % count == 0)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CoreConfig(ArrayShape):

@@ -161,10 +161,11 @@ class Core(wiring.Component):
         # Windows become patches, either through the depthwise engine or as they are.
         # The mode holds from well before a layer's first window, so it can take its time.
         mode = delay(m, "mode", window.layer.mode.as_value(), 1)
-        as_is, residual = (
+        as_is, residual, narrow, whole = (
             delay(m, name, flag, 1)
             for name, flag in (
-                ("as_is", mode != WindowMode.DEPTHWISE.value), ("residual", mode == WindowMode.RESIDUAL.value)
+                ("as_is", mode != WindowMode.DEPTHWISE.value), ("residual", mode == WindowMode.RESIDUAL.value),
+                ("narrow", mode == WindowMode.NARROW.value), ("whole", window.layer.whole),
             )
         )  # fmt: skip
         m.d.comb += [
@@ -174,16 +175,18 @@ class Core(wiring.Component):
             depthwise.coefficient.eq(window.coefficient), depthwise.scale.eq(window.scale),
             *([depthwise.maximum.eq(window.layer.maximum)] if config.max_pool else []),
             gather.window.eq(window.window), gather.valid.eq(window.valid & as_is),
-            gather.control.eq(window.control), gather.narrow.eq(delay(m, "narrow", mode == WindowMode.NARROW.value, 1)),
-            gather.channels.eq(window.layer.channels),
+            gather.control.eq(window.control), gather.narrow.eq(narrow), gather.channels.eq(window.layer.channels),
         ]  # fmt: skip
         valid, residual_valid = Signal(), Signal()
-        taken = Signal(data.StructLayout({"data": 8 * config.array_rows, "full": 1, "end": 1}), reset_less=True)
+        taken = Signal(
+            data.StructLayout({"data": 8 * config.array_rows, "several": 1, "full": 1, "end": 1}), reset_less=True
+        )
         m.d.sync += [
             valid.eq(depthwise.o_valid | gather.o_valid & ~residual),
             residual_valid.eq(gather.o_valid & residual),
             taken.data.eq(Mux(as_is, gather.o, depthwise.o.as_value())),
-            taken.full.eq(gather.narrow),
+            taken.several.eq(gather.o_several),
+            taken.full.eq(whole),
             taken.end.eq(Mux(as_is, gather.o_end, depthwise.o_end)),
         ]
         rows_written = Signal(16)
@@ -193,7 +196,7 @@ class Core(wiring.Component):
             m.d.sync += rows_written.eq(rows_written + 1)
         m.d.comb += [
             patch.valid.eq(valid), patch.data.eq(taken.data), patch.full.eq(taken.full), patch.end.eq(taken.end),
-            patch.r_addr.eq(array.patch), array.x.eq(patch.r_data),
+            patch.several.eq(taken.several), patch.r_addr.eq(array.patch), array.x.eq(patch.r_data),
             array.residual.eq(taken.data), array.residual_valid.eq(residual_valid),
             array.arrived.eq(patch.arrived), window.freed.eq(array.freed), window.rows_written.eq(rows_written),
         ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Gather: windows as the array wants them for standard and pointwise convolutions."""
 
-from amaranth import Array, Cat, Const, Module, Signal
+from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,12 +12,12 @@ __all__ = ["Gather"]
 
 
 class Gather(wiring.Component):
-    """Passes on a window's taps one feature word at a time (wide), or its few channels packed (narrow).
+    """Passes on a window's taps a few at a time (wide), or its few channels packed (narrow).
 
-    Wide: ``o``'s first feature word is tap number ``control.beat``. Narrow, with C channels: the window's 9 x C bytes
-    in order of row, column, channel; ``o`` is the patch word number ``control.beat`` of them. A narrow tensor may use
-    only half of every feature word for a row: ``control.high_half`` says which. Latency 2 cycles, one transfer a
-    cycle, no stall; ``o_valid`` is 0 after reset.
+    Wide: the first feature words of ``o`` are ``taps_a_beat`` taps, from number ``control.piece`` on. Narrow, with C
+    channels: the window's 9 x C bytes in order of column, row, channel, so that whole columns come first; ``o`` is the
+    patch word number ``control.piece`` of them. A narrow tensor may use only half of every feature word for a row:
+    ``control.high_half`` says which. Latency 2 cycles, one transfer a cycle, no stall; ``o_valid`` is 0 after reset.
 
     Parameters
     ----------
@@ -37,6 +37,7 @@ class Gather(wiring.Component):
                 "channels": In(2),
                 "o": Out(8 * config.array_rows),
                 "o_valid": Out(1),
+                "o_several": Out(1),
                 "o_end": Out(1),
             }
         )
@@ -44,8 +45,14 @@ class Gather(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        tap = Signal(config.word_bits, reset_less=True)
-        m.d.sync += tap.eq(Array(self.window[n] for n in range(TAPS))[self.control.beat[:4]])
+        count = config.taps_a_beat
+        taps = Signal(data.ArrayLayout(config.word_bits, count), reset_less=True)
+        for n in range(count):
+            if count == WINDOW:  # a row: the bits tell its first tap, 0, 3 or 6
+                choices, index = (n, n + 3, n + 6, n + 6), self.control.piece[1:3]
+            else:
+                choices, index = range(n, TAPS), self.control.piece
+            m.d.sync += taps[n].eq(_one_of([self.window[tap] for tap in choices], index))
 
         half = max(1, config.lanes // 2)
         most = config.narrow_channels
@@ -62,21 +69,30 @@ class Gather(wiring.Component):
                 lanes.append(byte)
             bytes_.append(lanes)
         packed = Signal(8 * TAPS * most, reset_less=True)
-        orders = [Cat(bytes_[t][c] for t in range(TAPS) for c in range(n)) for n in range(1, most + 1)]
+        by_column = [bytes_[WINDOW * row + column] for column in range(WINDOW) for row in range(WINDOW)]
+        orders = [Cat(tap[:n] for tap in by_column) for n in range(1, most + 1)]
         with m.Switch(self.channels):
             for n, order in enumerate(orders):
                 with m.Case(n):
                     m.d.sync += packed.eq(order)
-        beat = delay(m, "beat", self.control.beat, 1)
+        piece = delay(m, "piece", self.control.piece, 1)
         width = 8 * config.array_rows
         padded = Cat(packed, Const(0, -len(packed) % width))
-        pieces = Array(padded[n : n + width] for n in range(0, len(padded), width))
         with m.If(self.narrow):
-            m.d.sync += self.o.eq(pieces[beat])
+            m.d.sync += self.o.eq(_one_of([padded[n : n + width] for n in range(0, len(padded), width)], piece))
         with m.Else():
-            m.d.sync += self.o.eq(tap)
+            m.d.sync += self.o.eq(taps)
         m.d.comb += [
             self.o_valid.eq(delay(m, "valid", self.valid, self.latency, reset_less=False)),
+            self.o_several.eq(delay(m, "several", self.control.several, self.latency)),
             self.o_end.eq(delay(m, "end", self.control.end, self.latency)),
         ]
         return m
+
+
+def _one_of(values, index):
+    """One of ``values``, any for an index beyond: a tree of multiplexers, half of what synthesis makes of an Array."""
+    if len(values) == 1:
+        return values[0]
+    bit = (len(values) - 1).bit_length() - 1
+    return Mux(index[bit], _one_of(values[1 << bit :], index), _one_of(values[: 1 << bit], index))

@@ -21,7 +21,7 @@ class JobKind(enum.Enum, shape=2):
 
 
 class WindowMode(enum.Enum, shape=2):
-    """What becomes of a window: products and sums per channel, its taps one after another, or its bytes packed.
+    """What becomes of a window: products and sums per channel, its taps in their order, or its bytes packed.
 
     RESIDUAL is WIDE, but for the residual adder: its words pass by the patch buffer.
     """
@@ -43,12 +43,13 @@ def layer_job(config: CoreConfig) -> data.StructLayout:
         {
             "kind": JobKind,
             "mode": WindowMode,
-            "beats": 6,  # cycles a window is held: taps to pass on (wide), patch words to fill (narrow), 1
+            "beats": 6,  # cycles a window is held: to pass on all taps (wide), for patch words to fill (narrow), 1
+            "whole": 1,  # whether each of them fills a patch word (narrow)
             "channels": 2,  # of a narrow tensor
             "groups": 9,  # channel groups of a pixel
             "tiles_x": 4,  # windows side by side that cover the kernel
             "tiles_y": 4,
-            "still": 1,  # whether the windows side by side are all the same one
+            "step": 2,  # columns from a window to the next beside it, 3 at most, not less one; 0: the same again
             "stride": 1,  # across
             "width": 10,  # of the source tensor, not less one
             "height": 10,

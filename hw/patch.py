@@ -14,11 +14,11 @@ __all__ = ["PatchBuffer"]
 class PatchBuffer(wiring.Component):
     """A ring of patches: all the activations that one pixel of results takes, in words of K bytes.
 
-    A write is either one feature word, which joins the ones before it until a patch word is full, or (``full``) a
-    whole patch word. ``end`` closes the patch: what is left of its last word is not written, and meets weights of 0.
-    ``arrived`` pulses two cycles after a patch is complete; it may be read from the next cycle on. ``r_data`` is word
-    ``r_addr`` of four cycles before. There is no flow control here: the writer reserves room, the reader counts
-    arrivals.
+    A write is one feature word, which joins the ones before it until a patch word is full; or (``several``)
+    ``taps_a_beat`` of them, where a multiple of so many came before; or (``full``) a whole patch word. ``end`` closes
+    the patch: what is left of its last word is not written, and meets weights of 0. ``arrived`` pulses two cycles after
+    a patch is complete; it may be read from the next cycle on. ``r_data`` is word ``r_addr`` of four cycles before.
+    There is no flow control here: the writer reserves room, the reader counts arrivals.
 
     Parameters
     ----------
@@ -34,6 +34,7 @@ class PatchBuffer(wiring.Component):
             {
                 "start": In(1),
                 "valid": In(1),
+                "several": In(1),
                 "full": In(1),
                 "end": In(1),
                 "data": In(8 * config.array_rows),
@@ -46,17 +47,18 @@ class PatchBuffer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        valid, full, end = (
-            delay(m, name, getattr(self, name), 1, reset_less=False) for name in ("valid", "full", "end")
+        valid, several, full, end = (
+            delay(m, name, getattr(self, name), 1, reset_less=False) for name in ("valid", "several", "full", "end")
         )
         data = delay(m, "data", self.data, 1)
         place = Signal(config.words, init=1)  # one-hot: where in the patch word the next feature word goes
         address = Signal.like(self.r_addr)
-        enable = Signal(config.words)
-        m.d.comb += enable.eq(valid.replicate(config.words) & (place | full.replicate(config.words)))
+        taps = config.taps_a_beat
         with m.If(valid):
-            with m.If(end | full | place[-1]):
+            with m.If(end | full | place[-1] | several & place[-taps]):
                 m.d.sync += [place.eq(1), address.eq(address + 1)]
+            with m.Elif(several):
+                m.d.sync += place.eq(place << taps)
             with m.Else():
                 m.d.sync += place.eq(place << 1)
         with m.If(self.start):
@@ -68,12 +70,15 @@ class PatchBuffer(wiring.Component):
             ram = m.submodules[f"ram_{n}"] = Ram(
                 width=config.word_bits, depth=config.patch_depth, primitives=config.primitives
             )
-            this = data[n * config.word_bits :][: config.word_bits]
-            m.d.comb += [ram.w_addr.eq(address), ram.w_en.eq(enable[n]), ram.r_addr.eq(r_addr)]
+            one, its_own, this = (data[at * config.word_bits :][: config.word_bits] for at in (0, n % taps, n))
+            enable = valid & (full | place[n] | several & place[n - n % taps])
+            m.d.comb += [ram.w_addr.eq(address), ram.w_en.eq(enable), ram.r_addr.eq(r_addr)]
             with m.If(full):
                 m.d.comb += ram.w_data.eq(this)
+            with m.Elif(several):
+                m.d.comb += ram.w_data.eq(its_own)
             with m.Else():
-                m.d.comb += ram.w_data.eq(data[: config.word_bits])
+                m.d.comb += ram.w_data.eq(one)
             words.append(ram.r_data)
         m.d.comb += self.r_data.eq(Cat(words))
         return m

@@ -17,7 +17,8 @@ __all__ = ["WindowControl", "WindowGenerator"]
 class WindowControl(data.Struct):
     """What goes with a window on its way."""
 
-    beat: unsigned(6)
+    piece: unsigned(6)  # of the window: its first tap (wide), the patch word (narrow)
+    several: unsigned(1)  # whether the taps behind that one go with it
     high_half: unsigned(WINDOW)
     first: unsigned(1)  # of the windows that cover a kernel
     last: unsigned(1)
@@ -29,7 +30,12 @@ class WindowGenerator(wiring.Component):
 
     A tensor lies in nine banks by row and column modulo 3, so that any 3 x 3 positions come in one access. For each
     pixel of a row of results it goes through the channel groups, and in each through the windows (``tiles``) that
-    cover the kernel, each held for ``beats`` cycles. Positions outside the tensor read as ``pad``.
+    cover the kernel, ``step`` columns apart, each held for ``beats`` cycles. Positions outside the tensor read as
+    ``pad``.
+
+    Windows of more than one beat whose taps are feature words pass on ``taps_a_beat`` of them in each. Two at a time,
+    nine are an odd number: the last tap of the first window goes alone, then the first of the second, and so on, so
+    that a pair always begins at an even place of the patch.
 
     A row waits until the array has written the rows it needs; a pixel waits until its patch fits the patch buffer
     (``freed`` gives words back); a layer waits until everything before it has left the pipeline. Nothing else stalls.
@@ -145,30 +151,28 @@ class WindowGenerator(wiring.Component):
 
         # Where the window stands: across ...
         address = unsigned(config.address_bits)
-        x, x_pixel = Signal(signed(11)), Signal(signed(11))
-        base, base_pixel = Signal(address), Signal(address)
-        residue = Signal(2)
-        stepped = Signal(3)
-        m.d.comb += stepped.eq(residue + 1 + layer.stride)
-        x_next, base_next = Signal.like(x), Signal.like(base)
+        place = data.StructLayout({"x": signed(11), "base": address, "residue": 2})
+        here, here_pixel = Signal(place), Signal(place)
+        begin, beside, next_pixel = Signal(place), Signal(place), Signal(place)
         m.d.comb += [
-            x_next.eq(x_pixel + 1 + layer.stride),
-            base_next.eq(base_pixel + Mux(stepped >= WINDOW, layer.column_pitch, 0)),
-        ]
+            begin.x.eq(layer.x), begin.base.eq(layer.column_base), begin.residue.eq(layer.column_residue)
+        ]  # fmt: skip
+        for there, origin, columns in ((beside, here, layer.step), (next_pixel, here_pixel, 1 + layer.stride)):
+            stepped = origin.residue + columns
+            wraps = stepped >= WINDOW
+            m.d.comb += [
+                there.x.eq(origin.x + columns),
+                there.base.eq(origin.base + Mux(wraps, layer.column_pitch, 0)),
+                there.residue.eq(Mux(wraps, stepped - WINDOW, stepped)),
+            ]
         with m.If(begun):
-            m.d.sync += [
-                x.eq(layer.x), x_pixel.eq(layer.x), residue.eq(layer.column_residue),
-                base.eq(layer.column_base), base_pixel.eq(layer.column_base),
-            ]  # fmt: skip
+            m.d.sync += [here.eq(begin), here_pixel.eq(begin)]
         with m.Elif(pixel):
-            m.d.sync += [
-                x.eq(x_next), x_pixel.eq(x_next), base.eq(base_next), base_pixel.eq(base_next),
-                residue.eq(Mux(stepped >= WINDOW, stepped - WINDOW, stepped)),
-            ]  # fmt: skip
+            m.d.sync += [here.eq(next_pixel), here_pixel.eq(next_pixel)]
         with m.Elif(line):
-            m.d.sync += [x.eq(x_pixel), base.eq(base_pixel)]
-        with m.Elif(tile & ~layer.still):
-            m.d.sync += [x.eq(x + WINDOW), base.eq(base + layer.column_pitch)]
+            m.d.sync += here.eq(here_pixel)
+        with m.Elif(tile):
+            m.d.sync += here.eq(beside)
         # ... down ...
         y = Signal(signed(11))
         rows = Signal(data.ArrayLayout(address, WINDOW))
@@ -186,11 +190,15 @@ class WindowGenerator(wiring.Component):
             m.d.sync += [offset.eq(offset + 1), coefficient.eq(coefficient + 1), scale.eq(scale + 1), first.eq(1)]
         with m.Elif(tile):
             m.d.sync += [coefficient.eq(coefficient + 1), first.eq(0)]
-        beat = Signal.like(layer.beats)
+        taps = config.taps_a_beat
+        piece = Signal.like(layer.beats)
+        together, odd = Signal(), Signal()
+        m.d.comb += together.eq(layer.beats.any() & ~layer.whole)
+        alone = Mux(odd, piece == 0, piece == TAPS - 1) if taps == 2 else 0
         with m.If(begun | tile):
-            m.d.sync += beat.eq(0)
+            m.d.sync += [piece.eq(0), odd.eq(~(begun | pixel) & ~odd)]
         with m.Elif(issued):
-            m.d.sync += beat.eq(beat + 1)
+            m.d.sync += piece.eq(piece + Mux(together & ~alone, taps, 1))
 
         # Addresses: column, plus channel group, plus row. Banks whose residue comes before the window's first
         # column (or row) hold the following group of three.
@@ -198,7 +206,7 @@ class WindowGenerator(wiring.Component):
         column_group = Signal(data.ArrayLayout(address, WINDOW), reset_less=True)
         for c in range(WINDOW):
             m.d.sync += [
-                column[c].eq(base + Mux(c < residue, layer.column_pitch, 0)),
+                column[c].eq(here.base + Mux(c < here.residue, layer.column_pitch, 0)),
                 column_group[c].eq(column[c] + delay(m, f"offset_{c}", offset, 1)),
             ]
         row_address = delay(m, "row_address", rows.as_value(), 2)
@@ -217,13 +225,13 @@ class WindowGenerator(wiring.Component):
             at_y, at_x = (Signal(unsigned(11), name=f"at_{d}_{n}", reset_less=True) for d in "yx")
             m.d.sync += [
                 at_y.eq(y + n), inside_y[n].eq(at_y < layer.height),
-                at_x.eq(x + n), inside_x[n].eq(at_x < layer.width),
+                at_x.eq(here.x + n), inside_x[n].eq(at_x < layer.width),
             ]  # fmt: skip
 
         # Banks to window positions.
         data_stage = 3 + FeatureMemory.latency
         turn_y = Mux(peek, self.peek_row, delay(m, "turn_y", row_now.row_residue, data_stage - 1))
-        turn_x = Mux(peek, self.peek_column, delay(m, "turn_x", residue, data_stage))
+        turn_x = Mux(peek, self.peek_column, delay(m, "turn_x", here.residue, data_stage))
         turn_y, turn_x = copies(m, "turn_y", turn_y, TAPS), copies(m, "turn_x", turn_x, TAPS)
         kept_y = delay(m, "kept_y", inside_y, data_stage - 2)
         kept_x = delay(m, "kept_x", inside_x, data_stage - 2)
@@ -243,7 +251,7 @@ class WindowGenerator(wiring.Component):
 
         control = Signal(WindowControl)
         m.d.comb += [
-            control.beat.eq(beat), control.high_half.eq(row_now.high_half),
+            control.piece.eq(piece), control.several.eq(together & ~alone), control.high_half.eq(row_now.high_half),
             control.first.eq(first), control.last.eq(last),
             control.end.eq(pixel),
             self.control.eq(delay(m, "control", control.as_value(), self.latency - 1)),

@@ -214,14 +214,16 @@ def test_all_inputs_are_there_from_the_start():
 def patch_bytes(stage, x, array):
     """What the array reads for each pixel, in the engines' order: (rows, columns, patch words, lanes * words).
 
-    Depthwise results, or one input word after another of each window (wide), or the windows' bytes packed (narrow).
+    Depthwise results, or one input word after another of each window (wide), or the windows' bytes column by column:
+    all of them in patch words, or as many as a feature word holds (narrow).
     """
     patches, lanes, words = patches_of(stage, array), array.lanes, array.words
     if stage.front is not None:
         shown = front_of(stage, x)[:, :, None, None]
         down, across = 1, 1
     else:
-        down, across = (1, 1) if stage.kernel == (1, 1) else (3 * patches.tiles[0], 3 * patches.tiles[1])
+        (down, across), step = patches.tiles, patches.step
+        down, across = (1, 1) if stage.kernel == (1, 1) else (3 * down, step * (across - 1) + 3)
         # What hangs over the kernel meets weights of 0, whatever it shows.
         wider = replace(stage, padding=tuple(np.add(stage.padding, (0, down, 0, across))))
         shown = windows(x, wider, (down, across))
@@ -230,12 +232,15 @@ def patch_bytes(stage, x, array):
     for y, column in np.ndindex(*size):
         patch = bytearray()
         window = shown[y, column].astype(np.int8)
-        groups = [window] if patches.mode == WindowMode.NARROW else np.split(padded(window, lanes), patches.groups, -1)
-        for group in groups:
-            for top, left in np.ndindex(-(-down // 3), -(-across // 3)):
-                patch += group[3 * top : 3 * top + 3, 3 * left : 3 * left + 3].tobytes()
-                if patches.mode == WindowMode.NARROW:
-                    patch += bytes(-len(patch) % (lanes * words))
+        if patches.mode == WindowMode.NARROW:
+            for top, left in np.ndindex(*patches.tiles):
+                piece = window[3 * top : 3 * top + 3, step * left : step * left + 3].transpose(1, 0, 2).tobytes()
+                length = patches.beats * lanes * words if patches.whole else lanes
+                patch += piece[:length].ljust(length, b"\x33")
+        else:
+            for group in np.split(padded(window, lanes), patches.groups, -1):
+                for top, left in np.ndindex(-(-down // 3), -(-across // 3)):
+                    patch += group[3 * top : 3 * top + 3, 3 * left : 3 * left + 3].tobytes()
         made.append(np.frombuffer(bytes(patch).ljust(patches.words * lanes * words, b"\x55"), np.int8))
     shown = np.array(made).reshape(*size, patches.words, lanes * words)
     # Whatever a longer sum reads behind its patch, its last word in fact, meets weights of 0.
@@ -247,9 +252,9 @@ def padded(window, lanes):
     return np.pad(window, [(0, 0)] * (window.ndim - 1) + [(0, -window.shape[-1] % lanes)], constant_values=99)
 
 
-@pytest.mark.parametrize("lanes, words", [(1, 1), (2, 1), (2, 4), (3, 2), (4, 2), (8, 1), (8, 2)])
-@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (2, 2), (5, 5), (1, 3), (4, 2), (7, 3)])
-@pytest.mark.parametrize("channels", (1, 3, 4, 5, 17))
+@pytest.mark.parametrize("lanes, words", [(1, 1), (2, 1), (2, 4), (3, 2), (4, 2), (8, 1), (8, 2), (8, 4), (16, 2)])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (2, 2), (5, 5), (1, 3), (4, 2), (7, 3), (10, 4)])
+@pytest.mark.parametrize("channels", (1, 2, 3, 4, 5, 17))
 def test_weights_meet_their_activations(lanes, words, kernel, channels):
     sides = tuple(side // 2 for k in kernel for side in (k - 1, k))
     layer = convolution("c", "x", (5, 4, 7), channels_in=channels, kernel=kernel, padding=sides)

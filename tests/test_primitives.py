@@ -163,6 +163,7 @@ def test_loops(inner, outer):
 def test_config_figures():
     config = small_config(lanes=6, words=3, feature_depth=300)
     assert (config.array_rows, config.word_bits, config.narrow_channels, config.address_bits) == (18, 48, 4, 9)
+    assert [small_config(words=words).taps_a_beat for words in range(1, 8)] == [1, 2, 3, 2, 1, 3, 1]
     assert small_config(lanes=3).narrow_channels == 3 and small_config(feature_depth=1).address_bits == 1
 
 

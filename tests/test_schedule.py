@@ -80,7 +80,8 @@ def test_window_program():
             stage.stride[1],
             -stage.padding[2],
         )
-        assert (layer.column_residue, layer.pad, layer.still) == (-stage.padding[2] % 3, stage.pad, 0)
+        assert (layer.column_residue, layer.pad) == (-stage.padding[2] % 3, stage.pad)
+        assert (layer.step, layer.whole) == (3, narrow)
         assert (layer.column_pitch, layer.row_pitch) == (at.column_pitch, at.row_pitch)
         assert layer.column_base == -stage.padding[2] // 3 * at.column_pitch % (1 << CONFIG.address_bits)
         assert (layer.coefficients, layer.scales) == (address.coefficients, address.depthwise_scales)
@@ -179,12 +180,9 @@ class Walk:
 
     def at(self, layer, row, x, position, group):
         """Tags of a position of the window at pixel ``x`` of a row: the bank's word, by the job's addresses."""
-        (down, a), (across, b) = (divmod(n, 3) for n in position)
-        column = layer.column_residue + x * (layer.stride + 1)
-        base = (
-            layer.column_base + column // 3 * layer.column_pitch + (0 if layer.still else across) * layer.column_pitch
-        )
-        base += layer.column_pitch * (column % 3 + b >= 3)
+        (down, a), (across, b) = divmod(position[0], 3), divmod(position[1], layer.step or 3)
+        column = layer.column_residue + x * (layer.stride + 1) + across * layer.step
+        base = layer.column_base + column // 3 * layer.column_pitch + layer.column_pitch * (column % 3 + b >= 3)
         bank_row, bank_column = (row.row_residue + a) % 3, (column + b) % 3
         address = row.row_base[bank_row] + down * layer.row_pitch + base + group & self.mask
         word = self.banks[3 * bank_row + bank_column].get(address, {})
@@ -192,11 +190,11 @@ class Walk:
 
     def inside(self, layer, row, x, position):
         y, left = row.y + position[0], layer.x + x * (layer.stride + 1)
-        left += position[1] if not layer.still else 0
+        left += position[1] if layer.step else 0
         return 0 <= y < layer.height and 0 <= left < layer.width
 
     def read_residual(self, layer, row, stage, y, made):
-        assert (layer.tiles_x, layer.tiles_y, layer.beats, layer.stride, layer.still) == (0, 0, 0, 0, 0)
+        assert (layer.tiles_x, layer.tiles_y, layer.beats, layer.stride, layer.whole) == (0, 0, 0, 0, 0)
         groups = -(-stage.output_shape[2] // self.config.lanes)
         assert (layer.groups + 1, layer.patch_words) == (groups, groups)
         latest = 0
@@ -219,7 +217,8 @@ class Walk:
         assert (layer.beats + 1, layer.groups + 1, layer.patch_words) == (
             patches.beats, patches.groups, patches.words,
         )  # fmt: skip
-        assert (layer.pad, bool(layer.still)) == (stage.pad, stage.repeats > 1)
+        assert (layer.pad, layer.step, bool(layer.whole)) == (stage.pad, patches.step, patches.whole)
+        assert (layer.step == 0) == (stage.repeats > 1)
         if self.config.max_pool:
             assert bool(layer.maximum) == stage.maximum
         latest = 0
@@ -369,13 +368,39 @@ def test_patches():
         return patches_of(stage, ArrayShape(lanes=lanes, words=words))
 
     narrow, middle, last = example()[0]
-    assert of(narrow, 4, 2) == Patches(WindowMode.NARROW, (1, 1), 3, 1, 3, 1)
+    assert of(narrow, 4, 2) == Patches(WindowMode.NARROW, (1, 1), 3, 3, True, 1, 3, 1)
     assert of(narrow, 4, 2).cycles == of(narrow, 4, 2).sum_words == 3
     assert of(narrow, 1, 2).mode == WindowMode.WIDE  # two channels are more than a lane
-    assert of(middle, 4, 2) == Patches(WindowMode.DEPTHWISE, (2, 1), 1, 2, 1, 1)
+    assert of(middle, 4, 2) == Patches(WindowMode.DEPTHWISE, (2, 1), 3, 1, False, 2, 1, 1)
     assert of(middle, 4, 2).cycles == 4
-    assert of(last, 4, 2) == Patches(WindowMode.WIDE, (1, 1), 9, 3, 14, 1)
-    assert of(last, 4, 2).cycles == 27
+    assert of(last, 4, 2) == Patches(WindowMode.WIDE, (1, 1), 3, 5, False, 3, 14, 1)
+    assert [of(last, 4, words).cycles for words in (1, 2, 3, 4, 5, 6)] == [27, 15, 9, 15, 27, 9]
+    assert [of(last, 4, words).words for words in (1, 2, 3, 4, 5, 6)] == [27, 14, 9, 7, 6, 5]
+
+
+@pytest.mark.parametrize(
+    "kernel, channels, outputs, array, expected",
+    [
+        # Two columns in a feature word, or one; as many words as the tiles share.
+        ((10, 4), 1, 64, (8, 2), ((4, 2), 2, 1, False, 4)), ((10, 4), 1, 64, (8, 4), ((4, 2), 2, 1, False, 2)),
+        ((5, 5), 2, 64, (8, 2), ((2, 5), 1, 1, False, 5)), ((5, 5), 1, 64, (16, 1), ((2, 2), 3, 1, True, 4)),
+        ((5, 5), 1, 64, (16, 2), ((2, 2), 3, 1, False, 2)), ((5, 5), 4, 64, (16, 2), ((2, 5), 1, 1, False, 5)),
+        # Too many channels for a column in a word.
+        ((5, 5), 3, 64, (8, 2), ((2, 2), 3, 2, True, 8)),
+        # The windows would take longer than the sums; or are more than a job counts.
+        ((9, 8), 1, 7, (3, 4), ((3, 3), 3, 1, True, 9)),
+        ((10, 8), 1, 8, (8, 2), ((4, 3), 3, 1, True, 12)), ((3, 3), 1, 64, (8, 2), ((1, 1), 3, 1, True, 1)),
+        ((4, 20), 2, 64, (8, 2), ((2, 7), 3, 2, True, 28)), ((4, 16), 2, 64, (8, 2), ((2, 16), 1, 1, False, 16)),
+    ],
+)  # fmt: skip
+def test_narrow_patches(kernel, channels, outputs, array, expected):
+    """Columns that share a feature word where that saves cycles."""
+    size = tuple(side + 3 for side in kernel)
+    (stage,) = stages_of(
+        network((*size, channels), convolution("c", "x", (4, 4, outputs), channels_in=channels, kernel=kernel))
+    )
+    patches = patches_of(stage, ArrayShape(lanes=array[0], words=array[1]))
+    assert (patches.tiles, patches.step, patches.beats, patches.whole, patches.words) == expected
 
 
 class Clockwork:

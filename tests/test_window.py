@@ -37,20 +37,35 @@ class Layer:
     high: list[int]
     mode: WindowMode = WindowMode.WIDE
     repeats: int = 1  # how often each window comes, for kernels of one position
+    step: int = 3  # columns from a window to the next
+    whole: int = 0
 
     def __post_init__(self):
-        self.tiles = tuple(-(-size // 3) for size in self.kernel)
+        self.tiles = -(-self.kernel[0] // 3), -(-self.kernel[1] // self.step)
         if self.repeats > 1:
-            self.tiles = 1, self.repeats
+            self.tiles, self.step = (1, self.repeats), 0
 
     def groups(self, config):
         return -(-self.tensor.shape[2] // config.lanes)
+
+    def pieces(self, config, number):
+        """First tap, or number of the patch word, and whether several taps go on, of each beat of window ``number``.
+
+        Taps that go on together lie in one of the patch's groups of that many feature words.
+        """
+        if self.whole or self.beats == 1:
+            return [(beat, False) for beat in range(self.beats)]
+        count = {1: 1, 2: 2, 3: 3, 4: 2}[config.words]
+        groups = {}
+        for tap in range(9):
+            groups.setdefault((9 * number + tap) // count, []).append(tap)
+        return [(taps[0], len(taps) == count) for taps in groups.values()][: self.beats]
 
 
 def random_layer(rng, config, *, written=0, **fixed):
     height, width = rng.randint(1, 8), rng.randint(1, 8)
     channels = rng.randint(1, 3 * config.lanes)
-    kernel = rng.choice([(1, 1), (3, 3), (3, 3), (5, 5), (2, 7), (4, 3)])
+    kernel = rng.choice([(1, 1), (3, 3), (3, 3), (5, 5), (2, 7), (4, 3), (10, 4)])
     stride = rng.randint(1, 2), rng.randint(1, 2)
     padding = rng.randint(0, kernel[0] - 1), rng.randint(0, kernel[1] - 1)
     fields = {
@@ -60,14 +75,17 @@ def random_layer(rng, config, *, written=0, **fixed):
         "padding": padding,
         "results": (rng.randint(1, 4), rng.randint(1, 5)),
         "pad": rng.choice((-128, 127, 0, rng.randint(-128, 127))),
-        "beats": rng.choice((1, 1, 2, 9)),
+        "whole": rng.randrange(2),
         "patch_words": rng.randint(1, config.patch_depth - 1),
         "coefficients": rng.randint(0, 3),
         "scales": rng.randint(0, 3),
         "bounds": tuple(rng.randint(-128, 127) for _ in range(3)),
         "mode": rng.choice(list(WindowMode)),
         "repeats": rng.choice((1, 2, 4, 16)) if kernel == (1, 1) else 1,
+        "step": rng.choice((1, 2, 3, 3)),
     } | fixed
+    several = 1, 1, {1: 9, 2: 5, 3: 3, 4: 5}[config.words]
+    fields.setdefault("beats", rng.choice((1, 2, 7) if fields["whole"] else several))
     rows = fields["results"][0]
     needs = []
     for _ in range(rows):
@@ -98,7 +116,7 @@ def placed(layer, config, rng, banks, base):
     mask = (1 << config.address_bits) - 1
     top, left = -layer.padding[0], -layer.padding[1]
     fields = {
-        "kind": JobKind.LAYER, "mode": layer.mode, "still": int(layer.repeats > 1), "beats": layer.beats - 1,
+        "kind": JobKind.LAYER, "mode": layer.mode, "step": layer.step, "beats": layer.beats - 1, "whole": layer.whole,
         "channels": 0,
         "groups": groups - 1, "tiles_x": layer.tiles[1] - 1, "tiles_y": layer.tiles[0] - 1,
         "stride": layer.stride[1] - 1, "width": width, "height": height, "pixels": layer.results[1] - 1, "x": left,
@@ -124,7 +142,7 @@ def placed(layer, config, rng, banks, base):
 
 
 def expected_windows(layer, config):
-    """Rows of pixels of windows: (taps as integers, beat, high half, first, last, end, coefficient, scale)."""
+    """Rows of pixels of windows: (taps, piece, several, high half, first, last, end, coefficient, scale)."""
     height, width, channels = layer.tensor.shape
     groups, lanes = layer.groups(config), config.lanes
     # A tensor's lanes beyond its channels are 0 in memory; a padded position has the pad in every lane.
@@ -139,15 +157,17 @@ def expected_windows(layer, config):
             for group in range(groups):
                 for tile, (down, across) in enumerate(np.ndindex(layer.tiles)):
                     y = margin + row * layer.stride[0] - layer.padding[0] + 3 * down
-                    x = margin + column * layer.stride[1] - layer.padding[1] + 3 * across * (layer.repeats == 1)
+                    x = margin + column * layer.stride[1] - layer.padding[1] + layer.step * across
                     taps = whole[y : y + 3, x : x + 3, group * lanes : (group + 1) * lanes].reshape(9, lanes)
                     words = [packed(tap, 8) for tap in taps]
                     count = layer.tiles[0] * layer.tiles[1]
-                    for beat in range(layer.beats):
+                    pieces = layer.pieces(config, group * count + tile)
+                    assert len(pieces) == layer.beats
+                    for beat, piece in enumerate(pieces):
                         last = tile == count - 1
                         end = last and group == groups - 1 and beat == layer.beats - 1
                         pixel.append(
-                            (words, beat, layer.high[row], tile == 0, last, end,
+                            (words, *piece, layer.high[row], tile == 0, last, end,
                              layer.coefficients + group * count + tile, layer.scales + group)
                         )  # fmt: skip
             pixels.append(pixel)
@@ -204,9 +224,9 @@ async def walk(ctx, dut, config, jobs, banks, patch_words, *, seed=0, job_gap=0.
             idle = 0
             word, value = ctx.get(ports["control"]), ctx.get(ports["window"])
             taps = [value >> n * config.word_bits & word_mask for n in range(9)]
-            first, last, end = (bool(word >> n & 1) for n in (9, 10, 11))
+            several, first, last, end = (bool(word >> n & 1) for n in (6, 10, 11, 12))
             # Coefficient and scale addresses come before their window, for their memories' sake.
-            done.windows.append((cycle, (taps, word & 63, word >> 6 & 7, first, last, end, *addressed[0])))
+            done.windows.append((cycle, (taps, word & 63, several, word >> 7 & 7, first, last, end, *addressed[0])))
             done.bounds.append(ctx.get(ports["bounds"]))
             done.modes.append(ctx.get(dut.layer.mode))
             if end:
@@ -301,11 +321,11 @@ def run(layers, jobs, banks, config, **conditions):
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("lanes", [1, 2, 3])
-def test_walks(lanes, seed):
+@pytest.mark.parametrize("lanes, words", [(1, 1), (2, 2), (3, 3), (2, 4)])
+def test_walks(lanes, words, seed):
     """Random tensors, kernels, strides, paddings, groups and beats, one after another in one memory."""
-    rng = random.Random(100 * lanes + seed)
-    config = small_config(lanes=lanes, feature_depth=512)
+    rng = random.Random(100 * lanes + 10 * words + seed)
+    config = small_config(lanes=lanes, words=words, feature_depth=512)
     written = rng.choice((0, 65530))
     layers, jobs, banks = program(rng, config, 3, written=written)
     slow = seed % 2
@@ -480,20 +500,23 @@ def test_peek():
     assert got == [banks[3 * row + column][address] for row, column, address in reads]
 
 
-@pytest.mark.parametrize("lanes, words", [(1, 1), (2, 1), (3, 2), (4, 1), (6, 2), (8, 1), (16, 1)])
+@pytest.mark.parametrize("lanes, words", [(1, 1), (2, 1), (3, 2), (4, 1), (6, 2), (8, 1), (16, 1), (2, 3), (3, 4)])
 @pytest.mark.parametrize("mode", [WindowMode.WIDE, WindowMode.NARROW])
 def test_gather(mode, lanes, words):
-    """Taps one after another, or bytes in order of row, column, channel, from either half of the words."""
+    """Taps from any of them on, or bytes in order of column, row, channel, from either half of the words."""
     rng = np.random.default_rng([lanes, words, mode.value])
     config = small_config(lanes=lanes, words=words)
     width = lanes * words
     for channels in range(1, config.narrow_channels + 1) if mode == WindowMode.NARROW else (1,):
         count = 60
         windows = rng.integers(-128, 128, (count, 9, lanes), np.int8)
-        valid, end = rng.integers(0, 2, (2, count))
+        valid, several, end = rng.integers(0, 2, (3, count))
+        together = {1: 1, 2: 2, 3: 3, 4: 2}[words]
         halves = lanes % 2 == 0 and channels <= lanes // 2
         high = rng.integers(0, 8, count) if halves and mode == WindowMode.NARROW else np.zeros(count, int)
-        beats = rng.integers(0, 9 if mode == WindowMode.WIDE else -(-9 * channels // width), count)
+        pieces = rng.integers(0, 9 if mode == WindowMode.WIDE else -(-9 * channels // width), count)
+        if mode == WindowMode.WIDE and together == 3:
+            pieces -= pieces % 3
         dut = Gather(config)
         tail = [0] * dut.latency
         seen = drive(
@@ -502,31 +525,37 @@ def test_gather(mode, lanes, words):
                 "window": [packed(window.reshape(-1), 8) for window in windows] + tail,
                 "valid": [int(bit) for bit in valid] + tail,
                 "control": [
-                    int(beat) | int(h) << 6 | int(e) << 11 for beat, h, e in zip(beats, high, end, strict=True)
+                    int(piece) | int(s) << 6 | int(h) << 7 | int(e) << 12
+                    for piece, s, h, e in zip(pieces, several, high, end, strict=True)
                 ] + tail,
                 "narrow": [int(mode == WindowMode.NARROW)] * (count + dut.latency),
                 "channels": [channels - 1] * (count + dut.latency),
             },
-            ["o", "o_valid", "o_end"],
+            ["o", "o_valid", "o_several", "o_end"],
         )  # fmt: skip
         assert seen["o_valid"] == tail + list(valid) and seen["o_end"][dut.latency :] == list(end)
+        assert seen["o_several"][dut.latency :] == list(several)
         for n in range(count):
             got = seen["o"][n + dut.latency]
             if mode == WindowMode.WIDE:
-                assert got & (1 << 8 * lanes) - 1 == packed(windows[n, beats[n]], 8)
+                taps = windows[n, pieces[n] : pieces[n] + together].reshape(-1)
+                assert got & (1 << 8 * len(taps)) - 1 == packed(taps, 8)
                 continue
             first = [lanes // 2 * (int(high[n]) >> row & 1) for row in range(3)]
-            values = [windows[n, tap, first[tap // 3] + c] for tap in range(9) for c in range(channels)]
-            piece = values[beats[n] * width : (beats[n] + 1) * width]
+            values = [
+                windows[n, 3 * row + column, first[row] + c]
+                for column in range(3) for row in range(3) for c in range(channels)
+            ]  # fmt: skip
+            piece = values[pieces[n] * width : (pieces[n] + 1) * width]
             assert got & (1 << 8 * len(piece)) - 1 == packed(piece, 8)
 
 
-@pytest.mark.parametrize("words", [1, 2, 3, 4])
+@pytest.mark.parametrize("words", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("seed", range(3))
 def test_patch_buffer(words, seed):
-    """Feature words join, whole words do not, patches end anywhere, and the ring goes round."""
+    """Feature words join, one or a few at a time, whole words do not, patches end anywhere, the ring goes round."""
     rng = random.Random(10 * words + seed)
-    config = small_config(words=words, patch_depth=8)
+    config, together = small_config(words=words, patch_depth=8), {1: 1, 2: 2, 3: 3, 4: 2, 6: 3}[words]
     dut = PatchBuffer(config)
     bits, width = config.word_bits, config.word_bits * words
     ring = [0] * 8
@@ -546,8 +575,11 @@ def test_patch_buffer(words, seed):
             address = place = 0
             for _ in range(120):
                 valid, full, end = rng.random() < 0.7, place == 0 and rng.random() < 0.3, rng.random() < 0.3
+                several = not full and place % together == 0 and rng.random() < 0.5
                 value = rng.getrandbits(width)
-                for port, bit in ((dut.valid, valid), (dut.full, full), (dut.end, end), (dut.data, value)):
+                for port, bit in (
+                    (dut.valid, valid), (dut.several, several), (dut.full, full), (dut.end, end), (dut.data, value)
+                ):  # fmt: skip
                     ctx.set(port, bit)
                 await cycle(ctx, valid and end)
                 if not valid:
@@ -556,9 +588,10 @@ def test_patch_buffer(words, seed):
                 if full:
                     ring[address], place = value, words
                 else:
-                    mask = (1 << bits) - 1
+                    count = together if several else 1
+                    mask = (1 << count * bits) - 1
                     ring[address] = ring[address] & ~(mask << place * bits) | (value & mask) << place * bits
-                    place += 1
+                    place += count
                 if end or place == words:
                     address, place = (address + 1) % 8, 0
                 if end:
