@@ -229,7 +229,8 @@ class DepthwiseEngine(wiring.Component):
                 activation.i[n].eq(requantiser.o),
             ]  # fmt: skip
         m.d.comb += [
-            activation.bounds.eq(self.bounds),
+            # They hold while results are on their way, so they can take their time.
+            activation.bounds.eq(delay(m, "bounds", self.bounds.as_value(), 1)),
             self.o.eq(activation.o),
             self.o_valid.eq(delay(m, "valid", self.valid & self.last, latency, reset_less=False)),
             self.o_end.eq(delay(m, "end", self.end, latency)),

@@ -73,6 +73,7 @@ class HostPort(wiring.Component):
         m.submodules.crc = crc = CRC16_XMODEM(data_width=8).create()
         counter = Signal(range(self._read_cycles + 16))
         word = Signal(8 * WORD_BYTES, reset_less=True)
+        more = Signal()  # whether header.count is not 0
         cycles = Signal(32)
         received = self.i.valid & self.i.ready
         sent = self.o.valid & self.o.ready
@@ -99,7 +100,7 @@ class HostPort(wiring.Component):
                         m.next = "header checked"
             with m.State("header checked"):
                 m.d.comb += crc.start.eq(1)
-                m.d.sync += [counter.eq(WORD_BYTES - 1), cycles.eq(0)]
+                m.d.sync += [counter.eq(WORD_BYTES - 1), cycles.eq(0), more.eq(header.count != 0)]
                 with m.If(~crc.match_detected):
                     m.next = "refuse"
                 with m.Else(), m.Switch(header.operation):
@@ -112,7 +113,6 @@ class HostPort(wiring.Component):
                         m.next = "acknowledge"
 
             with m.State("write"):
-                more = header.count != 0
                 m.d.comb += [self.i.ready.eq(more), crc.data.eq(self.i.payload), crc.valid.eq(received)]
                 with m.If(~more):
                     m.d.sync += counter.eq(1)
@@ -125,7 +125,7 @@ class HostPort(wiring.Component):
                 m.d.comb += self.fill.write.eq(1)
                 m.d.sync += [
                     header.address.eq(header.address + 1), header.count.eq(header.count - 1),
-                    counter.eq(WORD_BYTES - 1),
+                    more.eq(header.count != 1), counter.eq(WORD_BYTES - 1),
                 ]  # fmt: skip
                 m.next = "write"
             with m.State("write check"):
@@ -162,13 +162,13 @@ class HostPort(wiring.Component):
                             m.d.sync += word.eq(self._digest)
                         with m.Else():
                             m.d.sync += word.eq(cycles)
-                        m.d.sync += [header.count.eq(1), counter.eq(3)]
+                        m.d.sync += [header.count.eq(1), more.eq(1), counter.eq(3)]
                         m.next = "send"
 
             with m.State("read"):
                 m.d.comb += self.peek.eq(1)
                 m.d.sync += counter.eq(counter - 1)
-                with m.If(header.count == 0):
+                with m.If(~more):
                     m.next = "send check"
                     m.d.sync += counter.eq(1)
                 with m.Elif(counter == 0):
@@ -181,7 +181,7 @@ class HostPort(wiring.Component):
                     with m.If(counter == 0):
                         m.d.sync += [
                             header.address.eq(header.address + 1), header.count.eq(header.count - 1),
-                            counter.eq(self._read_cycles),
+                            more.eq(header.count != 1), counter.eq(self._read_cycles),
                         ]  # fmt: skip
                         m.next = "read"
             with m.State("send check"):

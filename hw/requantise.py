@@ -114,12 +114,14 @@ class Requantiser(wiring.Component):
         coarse = Signal(doubled.shape(), reset_less=True)
         fine = Signal(doubled.shape(), reset_less=True)
         low = Signal(3, reset_less=True)
+        far = Signal(reset_less=True)  # whether it is so large that the last shift, of at most 7, changes nothing
         clipped = Signal(signed(self._output_bits), reset_less=True)
         m.d.sync += [
             coarse.eq(doubled >> (shift & 0b11000)),
             low.eq(shift),
             fine.eq(coarse >> low),
-            clipped.eq(_saturate(m, fine, self._output_bits, "clipped")),
+            far.eq(_leaves(coarse, self._output_bits + 7)),
+            clipped.eq(_saturate(m, fine, self._output_bits, "clipped", far)),
             self.o.eq((clipped >> 1) + clipped[:1]),
         ]
         return m
@@ -163,14 +165,19 @@ class Requantiser(wiring.Component):
         return delay(m, "product", product, self._product_latency(self._window_bits) - latency)
 
 
-def _saturate(m, value, bits, name):
-    """``value`` limited to a signed number of ``bits`` bits."""
+def _leaves(value, bits):
+    """Whether ``value`` is no signed number of ``bits`` bits."""
+    top = value[bits - 1 :]
+    return top.any() & ~top.all()
+
+
+def _saturate(m, value, bits, name, far=None):
+    """``value`` limited to a signed number of ``bits`` bits; ``far`` tells whether it leaves seven more."""
     if len(value) <= bits:
         return value
     result = Signal(signed(bits), name=name)
-    top = value[bits - 1 :]
-    inside = top.all() | ~top.any()
-    m.d.comb += result.eq(Mux(inside, value[:bits], Cat((~value[-1]).replicate(bits - 1), value[-1])))
+    leaves = _leaves(value, bits) if far is None else far | _leaves(value[: bits + 7], bits)
+    m.d.comb += result.eq(Mux(leaves, Cat((~value[-1]).replicate(bits - 1), value[-1]), value[:bits]))
     return result
 
 

@@ -103,7 +103,8 @@ class WindowGenerator(wiring.Component):
                 m.d.sync += due.eq(0)
         with m.If(take | self.start):
             m.d.sync += [pending_valid.eq(0), due.eq(0)]
-        with m.If(take_layer):
+        # A cycle later, for its enable goes far. The next job is not there before that.
+        with m.If(delay(m, "layer_taken", take_layer, 1, reset_less=False)):
             m.d.sync += layer.eq(next_layer)
 
         # Pixels begin while there is room: ``spare`` is the room left once this pixel's patch is written.

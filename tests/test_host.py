@@ -51,7 +51,7 @@ def talk(data, *, stall=0.0, seed=0, expect, cycles=20_000, run_cycles=RUN_CYCLE
                 finish_at = cycle + run_cycles
             word = ctx.get(Value.cast(dut.fill))
             if word & 1:
-                writes.append((word >> 1 & 0x3FF, word >> 11 & 0x3FFF, word >> 25))
+                writes.append((word >> 1 & 0x3FF, word >> 11 & 0xFFFF, word >> 27))
             now = ctx.get(dut.o.payload) if ctx.get(dut.o.valid) else None
             if held is not None:
                 assert now == held, "an offered byte changed before it was taken"
@@ -161,12 +161,12 @@ def test_garbage_between_frames(seed):
     for _ in range(12):
         garbage = [byte for byte in rng.randbytes(rng.randrange(6)) if byte not in b"WRSI"]
         stream += bytes(garbage)
-        select, address, count = rng.randrange(256), rng.randrange(1 << 14), rng.randrange(4)
+        select, address, count = rng.randrange(256), rng.randrange(1 << 16), rng.randrange(4)
         match rng.randrange(5):
             case 0:
                 words = [rng.getrandbits(36) for _ in range(count)]
                 stream += driver.write_frame(select, address, words)
-                fills += [(select, (address + n) % (1 << 14), word) for n, word in enumerate(words)]
+                fills += [(select, (address + n) % (1 << 16), word) for n, word in enumerate(words)]
                 expected += b"\x06"
             case 1:
                 stream += driver.read_frame(select >> 6, select >> 4 & 3, select & 15, address, count)
