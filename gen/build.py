@@ -28,9 +28,11 @@ __all__ = ["Routed", "RouterWatch", "build", "nextpnr_phase", "retune", "yosys_p
 #: Longest that synthesis, or place and route of one seed, may take.
 TOOL_LIMIT_S = 2 * 3600
 
-#: Iterations that the router gets to mend timing once all nets are routed. On a clock that is out of reach it would go
-#: on for ever; when it can be reached, it takes a few.
-TIMING_ITERATIONS = 40
+#: Iterations that the router gets to become better. Asked for a clock that is out of reach, it would go on for ever.
+PATIENCE = 30
+
+#: Share of the clock that a placement promises which routing is asked for, where more was out of reach.
+ROUTED_SHARE = 0.9
 
 #: What a run leaves in its folder; all of it is removed before the next.
 _PRODUCTS = (
@@ -64,26 +66,41 @@ def nextpnr_phase(line: str) -> str | None:
 
 
 class RouterWatch:
-    """Looks at nextpnr's log while it routes; calling it with a line ends the tool when mending timing leads nowhere.
+    """Looks at nextpnr's log; calling it with a line ends the tool when mending timing leads nowhere.
+
+    That is when the placement already promises less than is asked for, or the router makes no headway.
+
+    Attributes
+    ----------
+    promised_mhz : float or None
+        The core's clock as the placement promises it.
 
     Raises
     ------
     StopTool
-        From the call, once the router has gone on for :data:`TIMING_ITERATIONS` after all nets were routed.
+        From the call.
     """
 
     def __init__(self):
-        self._routed_at = None
+        self.promised_mhz = None
+        self._fewest, self._waited = None, 0
 
     def __call__(self, line: str):
-        match = re.match(r"Info:\s+iter=(\d+) wires=\d+ overused=(\d+)", line)
-        if match is None:
-            return
-        iteration, overused = map(int, match.groups())
-        if self._routed_at is None and overused == 0:
-            self._routed_at = iteration
-        if self._routed_at is not None and iteration - self._routed_at >= TIMING_ITERATIONS:
-            raise tools.StopTool
+        clock = re.match(
+            rf"\w+: Max frequency for clock\s+'(?:\$glbnet\$)?{CORE_CLOCK_NET}': ([\d.]+) MHz \((\w+)", line
+        )
+        if clock and self.promised_mhz is None:
+            self.promised_mhz = float(clock[1])
+            if clock[2] == "FAIL":
+                raise tools.StopTool
+        wrong = re.match(r"Info:\s+iter=\d+ wires=\d+ overused=(\d+) .*tmgfail=(\d+)", line)
+        if wrong:
+            count = int(wrong[1]) + int(wrong[2])
+            self._waited += 1
+            if self._fewest is None or count < self._fewest:
+                self._fewest, self._waited = count, 0
+            elif self._waited >= PATIENCE:
+                raise tools.StopTool
 
 
 @dataclass(frozen=True)
@@ -213,7 +230,7 @@ def build(plan, *, directory: Path, verify: bool = True, seeds: int = 1) -> dict
     _synthesise(directory, steps)
     # The placer for designs whose multipliers and block RAMs have fixed places (docs/place_and_route.md).
     placer = ("--placer", "static") if plan.places_on_die.columns else ()
-    best = _place_and_route(board, directory, seeds, placer, steps)
+    best = _place_and_route(board, directory, seeds, asked.clock_mhz, placer, steps)
     pll = _fastest(board, best)
     with steps.step("pack", "bitstream"):
         config = directory / f"nextpnr-{best.seed}.config"
@@ -239,7 +256,7 @@ def build(plan, *, directory: Path, verify: bool = True, seeds: int = 1) -> dict
         "seconds": planned.get("seconds", {}) | steps.seconds,
     }
     _write(directory / "report.json", json.dumps(report, indent=2) + "\n")
-    for pattern in ("top.json", "nextpnr-*.config", "nextpnr-*.json"):
+    for pattern in ("top.json", "nextpnr-*.config", "nextpnr-*.json", "nextpnr-*.lpf"):
         for path in directory.glob(pattern):
             path.unlink()
     return report
@@ -290,11 +307,13 @@ def _synthesise(directory, steps):
         )
 
 
-def _place_and_route(board, directory, seeds, placer, steps):
+def _place_and_route(board, directory, seeds, asked_mhz, placer, steps):
     """Place and route with seeds 1 to ``seeds``; the fastest design, of equals the first."""
     title = "place and route" if seeds == 1 else f"place and route, {seeds} seeds"
     with steps.step("place_and_route", title) as say, ThreadPoolExecutor(min(seeds, os.cpu_count() or 1)) as pool:
-        runs = [pool.submit(_route, board, directory, seed, seeds, placer, say) for seed in range(1, seeds + 1)]
+        runs = [
+            pool.submit(_route, board, directory, seed, seeds, asked_mhz, placer, say) for seed in range(1, seeds + 1)
+        ]
         failures = [error for run in runs if (error := run.exception()) is not None]
         for error in failures:
             if not isinstance(error, GenError):
@@ -304,32 +323,39 @@ def _place_and_route(board, directory, seeds, placer, steps):
     return max((run.result() for run in runs if run.exception() is None), key=lambda routed: routed.fmax_mhz)
 
 
-def _route(board: Board, directory, seed, seeds, placer, say):
+def _route(board: Board, directory, seed, seeds, asked_mhz, placer, say):
     """Place and route with one seed."""
     name = f"nextpnr-{seed}"
     label = f"seed {seed}: " if seeds > 1 else ""
-    arguments = [
-        *board.nextpnr_arguments,
-        *("--json", "top.json", "--lpf", "top.lpf", "--seed", str(seed), *placer, "--router", "router2"),
-        *("--textcfg", f"{name}.config", "--report", f"{name}.json", "--timing-allow-fail"),
-    ]
-    watch = RouterWatch()
+    constraints = (directory / "top.lpf").read_text(encoding="utf-8")
 
-    def on_line(line):
-        if phase := nextpnr_phase(line):
-            say(label + phase)
-        watch(line)
+    def run(asked_mhz, *more):
+        """One run, which is asked for a clock of the core."""
+        watch = RouterWatch()
 
-    options = {
-        "directory": directory,
-        "log": "nextpnr.log" if seeds == 1 else f"{name}.log",
-        "on_line": on_line,
-        "timeout_s": TOOL_LIMIT_S,
-    }
-    try:
-        tools.run("nextpnr-ecp5", [*arguments, "--tmg-ripup"], **options)
-    except tools.StopTool:
-        tools.run("nextpnr-ecp5", arguments, **options)
+        def on_line(line):
+            if phase := nextpnr_phase(line):
+                say(label + phase)
+            if more:
+                watch(line)
+
+        _write(directory / f"{name}.lpf", f'{constraints}FREQUENCY NET "{CORE_CLOCK_NET}" {asked_mhz:.2f} MHZ;\n')
+        arguments = [
+            *board.nextpnr_arguments,
+            *("--json", "top.json", "--lpf", f"{name}.lpf", "--seed", str(seed), *placer, "--router", "router2"),
+            *("--textcfg", f"{name}.config", "--report", f"{name}.json", "--timing-allow-fail", *more),
+        ]
+        log = "nextpnr.log" if seeds == 1 else f"{name}.log"
+        try:
+            tools.run("nextpnr-ecp5", arguments, directory=directory, log=log, on_line=on_line, timeout_s=TOOL_LIMIT_S)
+        except tools.StopTool:
+            return min(asked_mhz, watch.promised_mhz or asked_mhz) * ROUTED_SHARE
+        return None
+
+    # A clock that is out of reach makes the router spoil what it could have: then ask for less, then for nothing.
+    reachable = run(asked_mhz, "--tmg-ripup")
+    if reachable is not None and run(reachable, "--tmg-ripup") is not None:
+        run(reachable)
     return Routed.from_report(seed, json.loads((directory / f"{name}.json").read_text(encoding="utf-8")))
 
 

@@ -196,20 +196,37 @@ def test_nextpnr_phase(line, phase):
     assert nextpnr_phase(line) == phase
 
 
-def router_line(iteration, overused):
-    return f"Info:     iter={iteration} wires=4000 overused={overused} overuse=9 tmgfail=7 archfail=NA\n"
+def router_line(iteration, overused, failed):
+    return f"Info:     iter={iteration} wires=4000 overused={overused} overuse=9 tmgfail={failed} archfail=NA\n"
+
+
+def clock_line(mhz, verdict):
+    return f"Info: Max frequency for clock    '$glbnet$core_clk': {mhz:.2f} MHz ({verdict} at 99.00 MHz)\n"
 
 
 def test_router_watch_ends_an_endless_repair_of_timing():
     watch = RouterWatch()
+    watch("Info: Max frequency for clock '$glbnet$clock_pin.i': 20.00 MHz (FAIL at 25.00 MHz)\n")
+    watch(clock_line(103.5, "PASS"))
     for iteration in range(1, 300):
-        watch(router_line(iteration, 300 - iteration))
-    watch(router_line(300, 0))
-    for iteration in range(301, 300 + building.TIMING_ITERATIONS):
-        watch(router_line(iteration, iteration % 3))
+        watch(router_line(iteration, 300 - iteration, iteration % building.PATIENCE))
+    watch(router_line(300, 0, 1))
+    for iteration in range(301, 300 + building.PATIENCE):
+        watch(router_line(iteration, iteration % 3, 1))
     watch("Info: something else\n")
     with pytest.raises(tools.StopTool):
-        watch(router_line(300 + building.TIMING_ITERATIONS, 1))
+        watch(router_line(300 + building.PATIENCE, 1, 0))
+    assert watch.promised_mhz == 103.5
+
+
+def test_router_watch_ends_what_the_placement_rules_out():
+    watch = RouterWatch()
+    with pytest.raises(tools.StopTool):
+        watch(clock_line(98.7, "FAIL"))
+    assert watch.promised_mhz == 98.7
+    routed = RouterWatch()
+    routed(clock_line(103.5, "PASS"))
+    routed(clock_line(98.7, "FAIL"))  # after routing
 
 
 def test_routed_reads_the_cores_clock_path_and_cells():
@@ -292,15 +309,30 @@ def test_the_best_of_several_seeds_is_kept(fake_tools, tmp_path):
     assert "seed 3 does not route" in (tmp_path / "nextpnr-3.log").read_text()
 
 
-def test_an_endless_repair_of_timing_is_given_up(fake_tools, tmp_path):
+@pytest.mark.parametrize(
+    ("promised", "routable", "asked"),
+    (
+        (120.0, 115.0, [110.0]),
+        (100.0, 95.0, [110.0, 90.0]),  # the placement rules it out
+        (120.0, 105.0, [110.0, 99.0]),  # the router cannot do it
+        (120.0, 98.0, [110.0, 99.0, None]),
+    ),
+)
+def test_less_is_asked_for_where_more_is_out_of_reach(fake_tools, tmp_path, promised, routable, asked):
     body = f"""
-report = {make_report(99.0)!r}
-if "--tmg-ripup" in args:
-    for iteration in range(1, 10**9):
-        print(f"Info:     iter={{iteration}} wires=1 overused=0 overuse=0 tmgfail=1", flush=True)
+report = {make_report(97.0)!r}
+lpf = open(args[args.index("--lpf") + 1]).read()
+asked = float(lpf.split('FREQUENCY NET "core_clk" ')[1].split()[0])
+ripup = "--tmg-ripup" in args
+open("asked", "a").write(f"{{asked if ripup else None}}\\n")
+met = "PASS" if asked <= {promised} else "FAIL"
+print(f"Info: Max frequency for clock '$glbnet$core_clk': {promised:.2f} MHz ({{met}} at 1.00 MHz)", flush=True)
+while ripup and asked > {routable}:
+    print("Info:     iter=5 wires=1 overused=0 overuse=0 tmgfail=1", flush=True)
 """
     fake_tools("nextpnr-ecp5", nextpnr(body))
-    assert build(make_plan(), directory=tmp_path, verify=False)["fmax_mhz"] == 99.0
+    assert build(make_plan(), directory=tmp_path, verify=False)["fmax_mhz"] == 97.0
+    assert (tmp_path / "asked").read_text().split() == [str(mhz) for mhz in asked]
 
 
 @pytest.mark.parametrize(
