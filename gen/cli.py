@@ -9,6 +9,7 @@ import json
 import re
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -99,6 +100,12 @@ def verb(*options, many=False):
                 show_default=True,
                 help="Whether channels that cannot change fold away.",
             ),
+            click.option(
+                "--packing",
+                type=click.Choice(["on", "off"]),
+                callback=lambda ctx, param, value: None if value is None else value == "on",
+                help="Whether two MACs share a multiplier.  [default: on where the plan is the better for it]",
+            ),
             *options,
             click.option("-v", "verbose", is_flag=True, help="Show the traceback of a failure."),
         )
@@ -127,7 +134,7 @@ def main():
 
 
 @verb(ARRAY)
-def table(model, board, directory, as_json, folding, array):
+def table(model, board, directory, as_json, folding, packing, array):
     """Print the layer table, where each layer runs, and the feature memory that it takes, with 8 lanes or N of --array.
 
     With -o also write it as DIR/MODEL.toml and its weights beside it.
@@ -141,7 +148,10 @@ def table(model, board, directory, as_json, folding, array):
         path = directory / f"{file_name(network.name)}.toml"
         save(lowered, path)
         click.echo(f"wrote {path}", err=True)
-    where = whereabouts(network, lowered, array[1] if array else LANES)
+    k, n = array or (LANES, LANES)
+    where = whereabouts(network, lowered, n, max(1, k // n))
+    if packing is False:
+        where = replace(where, unshared="--packing off")
     if as_json:
         _print_json(describe(where))
     else:
@@ -149,12 +159,12 @@ def table(model, board, directory, as_json, folding, array):
 
 
 @verb(ARRAY)
-def check(model, board, directory, as_json, folding, array):
+def check(model, board, directory, as_json, folding, packing, array):
     """Plan only: print whether the network fits the board, its cycles and its resources.
 
     Exit status 1 if it does not fit. With -o also write DIR/report.json.
     """
-    network, planned = _plan(model, board, folding, array)
+    network, planned = _plan(model, board, folding, packing, array)
     report = planned.report()
     if directory is not None:
         write_report(directory, report)
@@ -180,7 +190,7 @@ def check(model, board, directory, as_json, folding, array):
     SEED,
     click.option("--rtl", type=click.Path(path_type=Path), metavar="FILE", help="Simulate FILE in place of the core."),
 )
-def simulate(model, board, directory, as_json, folding, array, paths, count, seed, rtl):
+def simulate(model, board, directory, as_json, folding, packing, array, paths, count, seed, rtl):
     """Run the network in Verilator and compare every layer with the golden model.
 
     Leaves core.v, output.npy and report.json in DIR. Without MODEL and inputs it reads held-out digits.
@@ -192,7 +202,7 @@ def simulate(model, board, directory, as_json, folding, array, paths, count, see
         raise click.UsageError("--input and --random exclude each other.")
     if rtl is not None and not rtl.is_file():
         raise GenError(f"{rtl}: there is no such file")
-    network, planned = _plan(model, board, folding, array)
+    network, planned = _plan(model, board, folding, packing, array)
     labels = None
     if paths:
         inputs = load_inputs(network, paths)
@@ -227,7 +237,7 @@ def simulate(model, board, directory, as_json, folding, array, paths, count, see
     click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Models to run at a time."),
     many=True,
 )
-def survey(models, board, directory, as_json, folding, array, inputs, count, seed, jobs):
+def survey(models, board, directory, as_json, folding, packing, array, inputs, count, seed, jobs):
     """Simulate each MODEL on all its inputs in a folder, on random ones, or both, and print a row as it finishes.
 
     A folder as MODEL stands for all .tflite files in it. Exit status 1 if anything differs or fails.
@@ -235,7 +245,7 @@ def survey(models, board, directory, as_json, folding, array, inputs, count, see
     from gen.survey import Survey, header, label, models_of, reason, row, totals
 
     models = models_of(models) or [None]
-    task = Survey(board.name, folding, array, inputs, count or 0, seed, directory or Path("build"))
+    task = Survey(board.name, folding, packing, array, inputs, count or 0, seed, directory or Path("build"))
     width = max(map(len, ["model", *map(label, models)]))
     say = (lambda text: None) if as_json else click.echo
     say(header(width))
@@ -258,7 +268,7 @@ def survey(models, board, directory, as_json, folding, array, inputs, count, see
     click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Placements to try."),
     click.option("--no-verify", is_flag=True, help="Do not simulate the core first."),
 )
-def build(model, board, directory, as_json, folding, array, seeds, no_verify):
+def build(model, board, directory, as_json, folding, packing, array, seeds, no_verify):
     """Build the bitstream, once a simulation of the core has shown no difference.
 
     Leaves top.bit, top.v, core.v, the tools' logs and report.json in DIR.
@@ -267,7 +277,7 @@ def build(model, board, directory, as_json, folding, array, seeds, no_verify):
 
     if board.simulation_only:
         raise click.UsageError(f"--board {board.name} has no bitstream; it is for simulate, check and table.")
-    network, planned = _plan(model, board, folding, array)
+    network, planned = _plan(model, board, folding, packing, array)
     directory = directory or result_folder(network, board)
     _print_report(run(planned, directory=directory, verify=not no_verify, seeds=seeds), as_json)
 
@@ -283,12 +293,12 @@ def _lowered(model, folding):
     return network, lowered
 
 
-def _plan(model, board, folding, array):
+def _plan(model, board, folding, packing, array):
     """The table of ``model`` as the hardware runs it, and its plan."""
     from gen.plan import plan
 
     _, network = _lowered(model, folding)
-    return network, plan(network, board, array=array)
+    return network, plan(network, board, array=array, packing=packing)
 
 
 def _digits():

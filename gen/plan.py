@@ -17,8 +17,9 @@ from gen import lifetimes, schedule
 from gen.contents import memory_contents
 from gen.errors import GenError
 from gen.floorplan import floorplan
-from gen.layout import Placement, ceil_div, patches_of, place, weight_words
+from gen.layout import Placement, ceil_div, patches_of, place
 from gen.order import Row, kept_rows, order_of
+from gen.packing import obstacle
 from gen.resources import EXPECTED_CLOCK_HZ, estimate
 from gen.stages import Stage, results_of, stages_of, window_bits
 from gen.table import Table
@@ -26,7 +27,6 @@ from gen.tools import rtlil_to_verilog
 from hw.config import ArrayShape, CoreConfig
 from hw.core import Core
 from hw.depthwise import depthwise_memories
-from hw.dot import packable
 from hw.memory import filled_block_rams
 from hw.places import CorePlaces
 from hw.requantise import Requantiser
@@ -142,7 +142,7 @@ class Plan:
 
     def explain(self) -> Group:
         """The plan for people: array, cycles by stage, resources."""
-        config, report = self.config, self.report()
+        config, report, why = self.config, self.report(), obstacle(self.stages, self.config)
         stages = Rows(box=box.SIMPLE)
         for title in ("stage", "patches", "output", "begins", "cycles", "array busy"):
             stages.add_column(title, justify="left" if title == "stage" else "right")
@@ -164,7 +164,9 @@ class Plan:
             resources.add_row(_RESOURCES[name], str(counts["used"]), str(counts["available"]))
         return Group(
             f"{self.table.name} on {self.board.name} ({self.board.device}): array {config.array_rows}x{config.lanes}, "
+            f"{('one MAC', 'two MACs')[config.outputs - 1]} a multiplier, "
             f"{config.lanes} depthwise lanes, {2 * config.lanes} requantisers",
+            *([f"multipliers cannot be shared: {why}"] if why else []),
             stages,
             f"{self.cycles} cycles, exactly; about {report['latency_us']:.1f} us at {self.clock_mhz_estimate:.1f} MHz",
             resources,
@@ -191,6 +193,7 @@ class Plan:
                 "depthwise_lanes": config.lanes,
                 "requantiser_lanes": config.requantisers,
             },
+            "packing": config.outputs > 1,
             "cycles": self.cycles,
             "clock_mhz": clock,
             "latency_us": self.latency_us,
@@ -205,12 +208,12 @@ class Plan:
         }
 
 
-def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: bool = False) -> Plan:
+def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: bool | None = None) -> Plan:
     """Choose the array (or take ``array`` = (K, N)) for ``table`` on ``board``, and schedule it.
 
-    With ``packing`` two output channels share each multiplier, where the weights allow it. Of the arrays that fit it
-    takes the smallest that is fast enough (:data:`FAST_ENOUGH_US`). Where none is, the fastest; and of those within 3 %
-    of that, the smallest.
+    With ``packing`` two output channels share each multiplier wherever N is even and the weights allow it, without it
+    none do; by default (None) arrays of either kind are looked at. Of the arrays that fit it takes the smallest that is
+    fast enough (:data:`FAST_ENOUGH_US`). Where none is, the fastest; and of those within 3 % of that, the smallest.
 
     Raises
     ------
@@ -223,10 +226,10 @@ def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: 
         k, n = array
         if not 1 <= n <= 16 or not 1 <= k <= 128 or k % n:
             raise GenError(f"array {k}x{n}: K must be a multiple of N and at most 128, N must be in 1..16")
-        candidates = [(n, k // n)]
+        sizes = [(n, k // n)]
     else:
-        candidates = [(n, w) for n in (2, 3, 4, 5, 6, 8) for w in (1, 2, 3, 4)]
-    plans = [_planned(table, board, stages, lanes, words, packing) for lanes, words in candidates]
+        sizes = [(n, w) for n in (2, 3, 4, 5, 6, 8) for w in (1, 2, 3, 4)]
+    plans = [_planned(table, board, stages, shape) for size in sizes for shape in _shapes(stages, *size, packing)]
     fitting = [candidate for candidate in plans if candidate.fits]
     if not fitting:
         closest = min(plans, key=_excess)
@@ -241,9 +244,19 @@ def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: 
     return min(near, key=lambda candidate: (candidate.resources["lut"], candidate.cycles))
 
 
+def _shapes(stages, lanes, words, packing):
+    """The arrays of K = ``lanes * words`` by N = ``lanes`` that ``packing`` leaves to choose from."""
+    apart = ArrayShape(lanes=lanes, words=words, residual_lanes=_residual_lanes(stages, lanes, words))
+    if packing is False or obstacle(stages, apart):
+        return [apart]
+    shared = replace(apart, outputs=2)
+    return [shared] if packing else [apart, shared]
+
+
 def _array(candidate):
     """Its array as text."""
-    return f"{candidate.config.array_rows}x{candidate.config.lanes}"
+    sharing = " and shared multipliers" if candidate.config.outputs > 1 else ""
+    return f"{candidate.config.array_rows}x{candidate.config.lanes}{sharing}"
 
 
 def _excess(candidate):
@@ -262,11 +275,9 @@ def _way_out(plans):
     return "no board here is large enough" + ("; --board sim simulates it all the same" if simulated else "")
 
 
-def _planned(table, board, stages, lanes, words, packing=False):
-    """The plan with ``lanes`` output channels at a time and ``words`` feature words in a patch word."""
-    array = ArrayShape(lanes=lanes, words=words, residual_lanes=_residual_lanes(stages, lanes, words))
-    if packing and lanes % 2 == 0 and all(_packable(stage, array) for stage in stages):
-        array = replace(array, outputs=2)
+def _planned(table, board, stages, array):
+    """The plan with an array of this shape."""
+    lanes = array.lanes
     results = results_of(table)
     kept = kept_rows(stages, results)
     order = order_of(stages, kept)
@@ -311,7 +322,7 @@ def _planned(table, board, stages, lanes, words, packing=False):
         hard_columns = tuple(n for n, column in enumerate(die.columns) if column.requantiser)
     config = CoreConfig(
         lanes=lanes,
-        words=words,
+        words=array.words,
         accumulator_bits=_signed_bits(max(s.reach.max() for s in scalings)),
         depthwise_accumulator_bits=_signed_bits(max((s.reach.max() for s in window_scalings), default=1)),
         bias_bits=_signed_bits(max(np.abs(s.bias).max() for s in every)),
@@ -341,14 +352,6 @@ def _planned(table, board, stages, lanes, words, packing=False):
         die = replace(die, parameters=board.block_ram_row[:begin], features=board.block_ram_row[begin:])
     cycles, report = schedule.cycles_of(stages, order, config)
     return Plan(table, board, stages, order, config, places, addresses, cycles, report, estimate(config), die)
-
-
-def _packable(stage, array):
-    """Whether neighbouring output channels of a stage can share multipliers."""
-    if not (stage.weights == -128).any():
-        return True
-    words = weight_words(stage, array)
-    return all(packable(first, second) for first, second in zip(words[::2], words[1::2], strict=True))
 
 
 def _residual_lanes(stages, lanes, words):

@@ -46,8 +46,8 @@ def described(network):
 class FakePlan:
     """Stands for gen.plan.Plan where a test is about the command line alone."""
 
-    def __init__(self, table, board, array):
-        self.table, self.board, self.array = table, board, array
+    def __init__(self, table, board, array, packing):
+        self.table, self.board, self.array, self.packing = table, board, array, packing
         self.fits = board.name != "ulx3s-12f"
 
     def report(self):
@@ -74,8 +74,8 @@ def fakes(monkeypatch):
         calls.build = types.SimpleNamespace(plan=plan, directory=directory, verify=verify, seeds=seeds)
         return {**plan.report(), "resources": {"lut": {"used": 10, "available": 40}}, "timing_met": True}
 
-    def plan(table, board, *, array=None):
-        return FakePlan(table, board, array)
+    def plan(table, board, *, array=None, packing=None):
+        return FakePlan(table, board, array, packing)
 
     for name, function in (("plan", plan), ("simulate", simulate), ("build", build)):
         module = types.ModuleType(f"gen.{name}")
@@ -254,6 +254,41 @@ def test_check(fakes, tmp_path):
     report = json.loads(result.stdout)
     assert (report["board"], report["array"]) == ("ulx3s", [16, 18])
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
+
+
+@pytest.mark.parametrize("option, packing", [([], None), (["--packing", "on"], True), (["--packing", "off"], False)])
+def test_packing_reaches_the_plan(fakes, monkeypatch, tmp_path, option, packing):
+    for verb in ("simulate", "build"):
+        assert run(verb, SMALL, *option, "-o", tmp_path).exit_code == 0
+        assert getattr(fakes, verb).plan.packing is packing
+    asked = []
+    monkeypatch.setattr(sys.modules["gen.plan"], "plan", lambda table, board, **options: asked.append(options))
+    run("check", SMALL, *option)
+    assert asked == [{"array": None, "packing": packing}]
+
+
+def test_packing_as_a_program():
+    """16 x 16 is more than the board's multipliers, unless two MACs share one."""
+    result = program("check", "--board", "ulx3s", "--array", "16x16", "--json")
+    report = json.loads(result.stdout)
+    assert (result.returncode, report["packing"]) == (0, True)
+    assert (report["array"]["k"], report["array"]["n"], report["array"]["macs_per_cycle"]) == (16, 16, 256)
+    assert 128 <= report["resources"]["mult"]["used"] <= 156
+    result = program("check", "--board", "ulx3s", "--array", "16x16", "--packing", "off")
+    assert result.returncode == 1
+    assert "MULT18X18D: needs about 256, 100 more than the 156 there are" in result.stderr
+    assert run("check", "--packing", "maybe").exit_code == 2
+
+
+def test_table_tells_of_packing():
+    def told(*options):
+        return re.search(r"^multipliers: (.*?) *$", run("table", SMALL, *options).stdout, re.MULTILINE)[1]
+
+    assert told() == told("--packing", "on") == "two MACs each, with --packing on"
+    assert told("--packing", "off") == "one MAC each, for --packing off"
+    assert told("--array", "6x3") == "one MAC each, for N is odd, 3"
+    for options, packing in (([], True), (["--packing", "off"], False), (["--array", "6x3"], False)):
+        assert json.loads(run("table", SMALL, "--json", *options).stdout)["packing"] is packing
 
 
 @pytest.mark.parametrize("form", ([], ["--json"]))

@@ -80,6 +80,14 @@ def test_a_row_a_network_and_totals(simulated, tmp_path):
     assert (len(inputs), directory) == (3, tmp_path / "out" / "one-sim")
 
 
+@pytest.mark.parametrize("option, outputs", [("on", 2), ("off", 1)])
+def test_packing_reaches_the_plan(simulated, tmp_path, option, outputs):
+    calls, _ = simulated
+    arguments = "--board", "sim", "--array", "2x2", "--packing", option, "-o", tmp_path / "out"
+    assert run(write(tmp_path, "one"), *arguments).exit_code == 0
+    assert calls["one"][0].config.outputs == outputs
+
+
 def seconds_of(folder):
     return f"{sum(json.loads((folder / 'report.json').read_text())['seconds'].values()):.1f}"
 
@@ -163,7 +171,8 @@ def test_rows_and_reasons():
 
 
 def task(folder, **changes):
-    arguments = dict(board="sim", folding=True, array=(2, 2), inputs=None, count=2, seed=0, directory=folder)
+    arguments = dict(board="sim", folding=True, packing=None, array=(2, 2), inputs=None, count=2, seed=0)
+    arguments["directory"] = folder
     return Survey(**arguments | changes)
 
 
