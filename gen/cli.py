@@ -327,12 +327,14 @@ def _print_json(report):
 
 
 def _print_report(report, as_json):
-    """``report`` as JSON, or as one line an entry."""
+    """``report`` as JSON, or as one line an entry, lists apart."""
     if as_json:
         _print_json(report)
         return
     grid = Grid.grid(padding=(0, 2))
     for key, value in report.items():
+        if isinstance(value, list):  # what ``check`` prints as tables
+            continue
         entries = value.items() if isinstance(value, dict) else [("", value)]
         for name, entry in entries:
             grid.add_row(Text(f"{key} {name}".strip().replace("_", " ")), Text(_show(entry)))

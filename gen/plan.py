@@ -1,7 +1,7 @@
 """Plan: a network on a board. Dimensions, memory map, schedule, exact cycles, estimated resources."""
 
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from math import prod
 
@@ -24,6 +24,7 @@ from gen.resources import EXPECTED_CLOCK_HZ, estimate
 from gen.stages import Stage, results_of, stages_of, window_bits
 from gen.table import Table
 from gen.tools import rtlil_to_verilog
+from gen.waits import WAITS, StageCycles
 from hw.config import ArrayShape, CoreConfig
 from hw.core import Core
 from hw.depthwise import depthwise_memories
@@ -31,7 +32,7 @@ from hw.memory import filled_block_rams
 from hw.places import CorePlaces
 from hw.requantise import Requantiser
 
-__all__ = ["FAST_ENOUGH_US", "Plan", "plan"]
+__all__ = ["FAST_ENOUGH_US", "Candidate", "Plan", "plan"]
 
 _RESOURCES = {"lut": "LUT4", "ff": "flip-flops", "mult": "MULT18X18D", "ebr": "block RAMs"}
 
@@ -43,6 +44,41 @@ _RESIDUAL_SHARE = 0.01
 
 #: Patch words between what gathers and the array: one block RAM deep.
 _PATCH_DEPTH = 512
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An array that a plan was chosen from.
+
+    Parameters
+    ----------
+    k, n : int
+        Inputs and outputs.
+    packing : bool
+        Whether two MACs share a multiplier.
+    cycles : int
+        Exact cycles of an inference.
+    latency_us : float
+        Expected time of an inference.
+    resources : dict of str to int
+        Estimated ``lut``, ``ff``, ``mult``, ``ebr``.
+    binding : str
+        Which of these is the scarcest on the board.
+    fits : bool
+        Whether the board has all that it needs.
+    chosen : bool
+        Whether it is the plan's.
+    """
+
+    k: int
+    n: int
+    packing: bool
+    cycles: int
+    latency_us: float
+    resources: dict[str, int]
+    binding: str
+    fits: bool
+    chosen: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +109,10 @@ class Plan:
         Estimated ``lut``, ``ff``, ``mult``, ``ebr``.
     places_on_die : CorePlaces
         Fixed places on the board's die, where it is known.
+    candidates : tuple of Candidate
+        The arrays that were looked at.
+    reason : str
+        Why it is this one.
     """
 
     table: Table
@@ -83,9 +123,11 @@ class Plan:
     places: dict[str, Placement]
     addresses: list[schedule.Addresses]
     cycles: int
-    stage_cycles: list[schedule.StageCycles]
+    stage_cycles: list[StageCycles]
     resources: dict[str, int]
     places_on_die: CorePlaces
+    candidates: tuple[Candidate, ...] = ()
+    reason: str = ""
 
     @property
     def clock_mhz_estimate(self) -> float:
@@ -132,34 +174,30 @@ class Plan:
     def problems(self) -> list[str]:
         """What does not fit the board or the job words, by how much."""
         problems = schedule.limits(self.stages, self.config)
-        for name, available in self.board.resources.items():
+        for name, available in self._bounds.items():
             used = self.resources[name]
-            if used > available and not (name == "ebr" and self.board.simulation_only):
+            if used > available:
                 problems.append(
                     f"{_RESOURCES[name]}: needs about {used}, {used - available} more than the {available} there are"
                 )
         return problems
 
+    @property
+    def binding(self) -> str:
+        """The resource of which it takes the largest share of the board's."""
+        shares = {name: _share(self.resources[name], available) for name, available in self._bounds.items()}
+        return max(shares, key=shares.get)
+
+    @property
+    def _bounds(self):
+        """Resources that the board bounds, and how many it has."""
+        unbounded = ("ebr",) if self.board.simulation_only else ()
+        return {name: count for name, count in self.board.resources.items() if name not in unbounded}
+
     def explain(self) -> Group:
-        """The plan for people: array, cycles by stage, resources."""
+        """The plan for people: why this array, where the cycles of each stage go, resources."""
         config, report, why = self.config, self.report(), obstacle(self.stages, self.config)
-        stages = Rows(box=box.SIMPLE)
-        for title in ("stage", "patches", "output", "begins", "cycles", "array busy"):
-            stages.add_column(title, justify="left" if title == "stage" else "right")
-        for stage, cycles in zip(self.stages, self.stage_cycles, strict=True):
-            patches = patches_of(stage, config)
-            took = cycles.end - cycles.begin + 1
-            stages.add_row(
-                stage.name,
-                f"{patches.words} x {config.array_rows}",
-                "x".join(map(str, stage.output_shape)),
-                str(cycles.begin),
-                str(took),
-                f"{cycles.busy / took:.0%}",
-            )
-        resources = Rows(box=box.SIMPLE)
-        for title in ("resource", "needs about", "available"):
-            resources.add_column(title, justify="left" if title == "resource" else "right")
+        resources = _grid("resource", "needs about", "available")
         for name, counts in report["resources"].items():
             resources.add_row(_RESOURCES[name], str(counts["used"]), str(counts["available"]))
         return Group(
@@ -167,11 +205,54 @@ class Plan:
             f"{('one MAC', 'two MACs')[config.outputs - 1]} a multiplier, "
             f"{config.lanes} depthwise lanes, {2 * config.lanes} requantisers",
             *([f"multipliers cannot be shared: {why}"] if why else []),
-            stages,
+            *([self._candidate_rows()] if len(self.candidates) > 1 else []),
+            *([f"chosen: {self.reason}"] if self.reason else []),
+            self._stage_rows(),
             f"{self.cycles} cycles, exactly; about {report['latency_us']:.1f} us at {self.clock_mhz_estimate:.1f} MHz",
             resources,
             *([f"does not fit: {problem}" for problem in self.problems]),
         )
+
+    def _candidate_rows(self):
+        """A row for each array that was looked at, the fastest first."""
+        rows = _grid("array", "MACs a multiplier", "cycles", "about us", "LUT4", "multipliers", "binds", "share", "")
+        for candidate in sorted(self.candidates, key=lambda candidate: candidate.cycles):
+            used, available = candidate.resources[candidate.binding], self.board.resources[candidate.binding]
+            rows.add_row(
+                f"{candidate.k}x{candidate.n}",
+                str(1 + candidate.packing),
+                f"{candidate.cycles:,}",
+                f"{candidate.latency_us:,.1f}",
+                f"{candidate.resources['lut']:,}",
+                str(candidate.resources["mult"]),
+                _RESOURCES[candidate.binding],
+                f"{_share(used, available):.0%}",
+                "chosen" if candidate.chosen else "" if candidate.fits else "does not fit",
+                style="" if candidate.fits else "dim",
+            )
+        return rows
+
+    def _stage_rows(self):
+        """A row for each stage: where its cycles go; and their sums, which are the inference's."""
+        waits = [cause for cause in WAITS if any(cycles.waits.get(cause) for cycles in self.stage_cycles)]
+        rows = _grid("stage", "patches", "output", "begins", "cycles", "array busy", *waits)
+        for stage, cycles in zip(self.stages, self.stage_cycles, strict=True):
+            rows.add_row(
+                stage.name,
+                f"{patches_of(stage, self.config).words} x {self.config.array_rows}",
+                "x".join(map(str, stage.output_shape)),
+                str(cycles.begin),
+                str(cycles.cycles),
+                f"{cycles.busy} {cycles.busy / cycles.cycles:4.0%}",
+                *(str(cycles.waits.get(cause, "")) for cause in waits),
+            )
+        busy = sum(cycles.busy for cycles in self.stage_cycles)
+        totals = (sum(cycles.waits.get(cause, 0) for cycles in self.stage_cycles) for cause in waits)
+        rows.add_section()
+        rows.add_row(
+            "total", "", "", "", str(self.cycles), f"{busy} {busy / self.cycles:4.0%}", *map(str, totals)
+        )  # fmt: skip
+        return rows
 
     def report(self) -> dict:
         """The planned part of report.json."""
@@ -205,6 +286,13 @@ class Plan:
             },
             "weight_bytes": weight_bytes,
             "feature_bytes": config.feature_depth * 9 * config.lanes,
+            "stages": [
+                {"name": stage.name, "begin": stage.begin, "end": stage.end, "cycles": stage.cycles, "busy": stage.busy}
+                | {cause: stage.waits.get(cause, 0) for cause in WAITS}
+                for stage in self.stage_cycles
+            ],
+            "reason": self.reason,
+            "candidates": [asdict(candidate) for candidate in self.candidates],
         }
 
 
@@ -241,7 +329,38 @@ def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: 
     enough = [candidate for candidate in fitting if candidate.latency_us <= FAST_ENOUGH_US]
     fastest = min(candidate.cycles for candidate in fitting)
     near = enough or [candidate for candidate in fitting if candidate.cycles <= 1.03 * fastest]
-    return min(near, key=lambda candidate: (candidate.resources["lut"], candidate.cycles))
+    chosen = min(near, key=lambda candidate: (candidate.resources["lut"], candidate.cycles))
+    if len(plans) == 1:
+        reason = "the array that was asked for"
+    elif enough:
+        reason = f"the smallest of the {len(enough)} that fit and take at most {FAST_ENOUGH_US} us"
+    elif len(near) == 1:
+        reason = "the fastest that fits"
+    else:
+        reason = f"the smallest of the {len(near)} that fit and are within 3 % of the fastest of these"
+    return replace(chosen, candidates=tuple(_candidate(other, other is chosen) for other in plans), reason=reason)
+
+
+def _candidate(planned, chosen):
+    """What to tell of a plan that was looked at."""
+    config = planned.config
+    return Candidate(
+        config.array_rows, config.lanes, config.outputs > 1, planned.cycles, planned.latency_us, planned.resources,
+        planned.binding, planned.fits, chosen,
+    )  # fmt: skip
+
+
+def _grid(*titles):
+    """An empty table for people, the first column to the left."""
+    rows = Rows(box=box.SIMPLE)
+    for number, title in enumerate(titles):
+        rows.add_column(title, justify="right" if number else "left")
+    return rows
+
+
+def _share(used, available):
+    """Part of what there is; of nothing, as many times as are used."""
+    return used / max(available, 1)
 
 
 def _shapes(stages, lanes, words, packing):

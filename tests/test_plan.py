@@ -18,6 +18,7 @@ from gen.layout import patches_of, place
 from gen.passes import lower
 from gen.plan import FAST_ENOUGH_US, plan
 from gen.source import resolve
+from gen.waits import WAITS
 from hw.core import filled_memories
 
 ULX3S, SIM = boards.get("ulx3s"), boards.get("sim")
@@ -257,6 +258,55 @@ def test_what_is_printed_of_sharing(digits):
     table = network((2, 2, 4), replace(layer, weights=np.full((2, 1, 1, 4), -128, np.int8)))
     planned = plan(table, SIM, array=(4, 2), packing=True)
     assert "\nmultipliers cannot be shared: weights of -128 would meet in c\n" in printed(planned)
+
+
+def test_the_candidates_and_the_choice(digits):
+    """Each array that was looked at, as a plan of its own says; one of them is chosen, and it is said why."""
+    chosen = plan(digits, ULX3S)
+    report = chosen.report()
+    assert report["candidates"] == [vars(candidate) for candidate in chosen.candidates]
+    (taken,) = (candidate for candidate in chosen.candidates if candidate.chosen)
+    assert (taken.k, taken.n, taken.cycles) == (chosen.config.array_rows, chosen.config.lanes, chosen.cycles)
+    assert len({(c.k, c.n, c.packing) for c in chosen.candidates}) == len(chosen.candidates) > 24
+    enough = [c for c in chosen.candidates if c.fits and c.latency_us <= FAST_ENOUGH_US]
+    assert chosen.reason == f"the smallest of the {len(enough)} that fit and take at most 100 us"
+    assert taken.resources["lut"] == min(c.resources["lut"] for c in enough)
+    for candidate in (chosen.candidates[3], chosen.candidates[-1]):
+        other = plan(digits, SIM, array=(candidate.k, candidate.n), packing=candidate.packing)
+        assert (other.cycles, other.resources) == (candidate.cycles, candidate.resources)
+    big = next(c for c in chosen.candidates if (c.k, c.n, c.packing) == (32, 8, False))
+    assert (big.binding, big.fits, big.resources["mult"]) == ("mult", False, 256)
+    lines = [" ".join(line.split()) for line in printed(chosen).splitlines()]
+    rows = [line for line in lines if line.endswith(" chosen")]
+    assert rows and rows[0].startswith(f"{taken.k}x{taken.n} {1 + taken.packing} {taken.cycles:,} ")
+    assert sum(line.endswith("does not fit") for line in lines) == sum(not c.fits for c in chosen.candidates) > 0
+    assert f"chosen: {chosen.reason}" in lines
+
+
+def test_reasons_of_a_choice(digits):
+    table = lower(mobilenet_v1(0.25, 96, classes=2, seed=None))
+    assert plan(digits, ULX3S, array=(8, 4), packing=True).reason == "the array that was asked for"
+    assert plan(digits, ULX3S, array=(6, 3)).reason == "the array that was asked for"
+    small_array = plan(table, ULX3S, array=(4, 2))
+    assert small_array.reason == "the smallest of the 2 that fit and are within 3 % of the fastest of these"
+    assert plan(table, small("ulx3s", mult=100), array=(16, 8)).reason == "the fastest that fits"
+
+
+def test_block_rams_of_the_simulated_board_never_bind(digits):
+    assert plan(digits, small(ebr=1), array=(4, 2)).binding != "ebr"
+    assert plan(digits, small("ulx3s", ebr=40), array=(4, 2)).binding == "ebr"
+
+
+def test_every_cycle_is_printed(digits):
+    planned = plan(digits, ULX3S, array=(8, 4), packing=False)
+    lines = [line.split() for line in printed(planned).splitlines()]
+    (total,) = (line for line in lines if line[:1] == ["total"])
+    assert int(total[1]) == planned.cycles == int(total[2]) + sum(map(int, total[4:]))
+    stages = planned.report()["stages"]
+    assert [stage["name"] for stage in stages] == [stage.name for stage in planned.stages]
+    assert sum(stage["cycles"] for stage in stages) == planned.cycles
+    for stage in stages:
+        assert stage["cycles"] == sum(stage[name] for name in ("busy", *WAITS))
 
 
 def printed(planned):
