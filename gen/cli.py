@@ -1,4 +1,4 @@
-"""The command line: ``python -m gen build|simulate|check|table [MODEL]`` and ``survey MODEL...``.
+"""The command line: ``python -m gen build|simulate|check|table|resources [MODEL]`` and ``survey MODEL...``.
 
 Results go to stdout, progress and errors to stderr. Exit status 0 for success, 1 for failure, 2 for wrong usage. What a
 verb needs is imported when it runs, so that ``--help`` and ``table`` answer at once.
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
@@ -116,8 +117,8 @@ def verb(*options, many=False):
     return decorate
 
 
-OUTPUT_HELP = """Folder for the results; build and simulate default to build/MODEL-BOARD, survey makes a MODEL-BOARD
-for each model in DIR or else in build, the others write nothing."""
+OUTPUT_HELP = """Folder for the results; build and simulate default to build/MODEL-BOARD, resources to synthesis/ in it,
+survey makes a MODEL-BOARD for each model in DIR or else in build, the others write nothing."""
 ARRAY = click.option("--array", type=ArraySize(), help="Fix the MAC array: K inputs by N outputs.")
 RANDOM = click.option(
     "--random", "count", type=click.IntRange(1), metavar="N", help="Draw N inputs at random.  [default: 1]"
@@ -275,11 +276,39 @@ def build(model, board, directory, as_json, folding, packing, array, seeds, no_v
     """
     from gen.build import build as run
 
-    if board.simulation_only:
-        raise click.UsageError(f"--board {board.name} has no bitstream; it is for simulate, check and table.")
+    _refuse_simulated(board)
     network, planned = _plan(model, board, folding, packing, array)
     directory = directory or result_folder(network, board)
     _print_report(run(planned, directory=directory, verify=not no_verify, seeds=seeds), as_json)
+
+
+@verb(ARRAY)
+def resources(model, board, directory, as_json, folding, packing, array):
+    """Synthesise the design and count what it takes, beside what the plan estimates; places and routes nothing.
+
+    Leaves core.v, top.v, top.json, the tools' logs and report.json in DIR.
+    """
+    from gen.build import count
+
+    _refuse_simulated(board)
+    network, planned = _plan(model, board, folding, packing, array)
+    report = count(planned, directory=directory or result_folder(network, board) / "synthesis")
+    if as_json:
+        _print_json(report)
+        return
+    grid = Grid(box=SIMPLE)
+    for number, title in enumerate(("resource", "estimated", "counted", "off by", "available")):
+        grid.add_column(title, justify="right" if number else "left")
+    for name, counts in report["resources"].items():
+        estimated, used = report["resources_estimated"][name], counts["used"]
+        off = f"{(estimated - used) / used:+.1%}" if used else ""
+        grid.add_row(name, f"{estimated:,}", f"{used:,}", off, f"{counts['available']:,}")
+    _stdout().print(grid)
+
+
+def _refuse_simulated(board):
+    if board.simulation_only:
+        raise click.UsageError(f"--board {board.name} has no bitstream; it is for simulate, check and table.")
 
 
 def _lowered(model, folding):

@@ -185,7 +185,7 @@ def test_as_a_program():
     assert "conv_pw_13" in result.stdout
 
 
-@pytest.mark.parametrize("verb", ("build", "simulate", "check", "table"))
+@pytest.mark.parametrize("verb", ("build", "simulate", "check", "table", "resources"))
 def test_help(verb):
     result = run(verb, "--help")
     assert result.exit_code == 0
@@ -353,6 +353,32 @@ def test_build(fakes, tmp_path):
     result = run("build", SMALL, "--no-verify", "--json")
     assert (fakes.build.verify, fakes.build.seeds) == (False, 1)
     assert json.loads(result.stdout)["timing_met"]
+
+
+def test_resources(fakes, monkeypatch, tmp_path):
+    """Counts beside estimates, and how far these are off; nothing where there is nothing to compare with."""
+    asked = []
+
+    def count(plan, *, directory):
+        asked.append(directory)
+        counts = {"lut": (1100, 1000, 83640), "ff": (95, 100, 200), "mult": (0, 0, 156)}
+        resources = {name: {"used": used, "available": there} for name, (_, used, there) in counts.items()}
+        estimated = {name: estimate for name, (estimate, _, _) in counts.items()}
+        return {**plan.report(), "resources": resources, "resources_estimated": estimated}
+
+    monkeypatch.setattr(sys.modules["gen.build"], "count", count, raising=False)
+    monkeypatch.chdir(tmp_path)
+    result = run("resources", SMALL)
+    assert result.exit_code == 0, result.stderr
+    assert [line.split() for line in result.stdout.splitlines() if "," in line or "%" in line] == [
+        ["lut", "1,100", "1,000", "+10.0%", "83,640"], ["ff", "95", "100", "-5.0%", "200"],
+    ]  # fmt: skip
+    assert ["mult", "0", "0", "156"] in [line.split() for line in result.stdout.splitlines()]
+    assert json.loads(run("resources", SMALL, "--json", "-o", tmp_path).stdout)["resources_estimated"]["ff"] == 95
+    assert asked == [Path("build/mobilenet_v1_0.25_32_4-ulx3s/synthesis"), tmp_path]
+    result = run("resources", "--board", "sim")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--board sim has no bitstream" in result.stderr
 
 
 @pytest.mark.parametrize(
