@@ -8,9 +8,7 @@ from math import prod
 import numpy as np
 from amaranth import ClockDomain
 from amaranth.back import rtlil
-from rich import box
 from rich.console import Group
-from rich.table import Table as Rows
 
 import boards
 from gen import lifetimes, schedule
@@ -20,7 +18,8 @@ from gen.floorplan import floorplan
 from gen.layout import Placement, ceil_div, patches_of, place
 from gen.order import Row, kept_rows, order_of
 from gen.packing import obstacle
-from gen.resources import EXPECTED_CLOCK_HZ, estimate
+from gen.plan_print import render
+from gen.resources import EXPECTED_CLOCK_HZ, RESOURCES, estimate, share
 from gen.stages import Stage, results_of, stages_of, window_bits
 from gen.table import Table
 from gen.tools import rtlil_to_verilog
@@ -33,8 +32,6 @@ from hw.places import CorePlaces
 from hw.requantise import Requantiser
 
 __all__ = ["FAST_ENOUGH_US", "Candidate", "Plan", "plan"]
-
-_RESOURCES = {"lut": "LUT4", "ff": "flip-flops", "mult": "MULT18X18D", "ebr": "block RAMs"}
 
 #: An inference that takes no longer is fast enough for a smaller array, which builds in minutes, to be worth more.
 FAST_ENOUGH_US = 100
@@ -178,14 +175,14 @@ class Plan:
             used = self.resources[name]
             if used > available:
                 problems.append(
-                    f"{_RESOURCES[name]}: needs about {used}, {used - available} more than the {available} there are"
+                    f"{RESOURCES[name]}: needs about {used}, {used - available} more than the {available} there are"
                 )
         return problems
 
     @property
     def binding(self) -> str:
         """The resource of which it takes the largest share of the board's."""
-        shares = {name: _share(self.resources[name], available) for name, available in self._bounds.items()}
+        shares = {name: share(self.resources[name], available) for name, available in self._bounds.items()}
         return max(shares, key=shares.get)
 
     @property
@@ -195,64 +192,8 @@ class Plan:
         return {name: count for name, count in self.board.resources.items() if name not in unbounded}
 
     def explain(self) -> Group:
-        """The plan for people: why this array, where the cycles of each stage go, resources."""
-        config, report, why = self.config, self.report(), obstacle(self.stages, self.config)
-        resources = _grid("resource", "needs about", "available")
-        for name, counts in report["resources"].items():
-            resources.add_row(_RESOURCES[name], str(counts["used"]), str(counts["available"]))
-        return Group(
-            f"{self.table.name} on {self.board.name} ({self.board.device}): array {config.array_rows}x{config.lanes}, "
-            f"{('one MAC', 'two MACs')[config.outputs - 1]} a multiplier, "
-            f"{config.lanes} depthwise lanes, {2 * config.lanes} requantisers",
-            *([f"multipliers cannot be shared: {why}"] if why else []),
-            *([self._candidate_rows()] if len(self.candidates) > 1 else []),
-            *([f"chosen: {self.reason}"] if self.reason else []),
-            self._stage_rows(),
-            f"{self.cycles} cycles, exactly; about {report['latency_us']:.1f} us at {self.clock_mhz_estimate:.1f} MHz",
-            resources,
-            *([f"does not fit: {problem}" for problem in self.problems]),
-        )
-
-    def _candidate_rows(self):
-        """A row for each array that was looked at, the fastest first."""
-        rows = _grid("array", "MACs a multiplier", "cycles", "about us", "LUT4", "multipliers", "binds", "share", "")
-        for candidate in sorted(self.candidates, key=lambda candidate: candidate.cycles):
-            used, available = candidate.resources[candidate.binding], self.board.resources[candidate.binding]
-            rows.add_row(
-                f"{candidate.k}x{candidate.n}",
-                str(1 + candidate.packing),
-                f"{candidate.cycles:,}",
-                f"{candidate.latency_us:,.1f}",
-                f"{candidate.resources['lut']:,}",
-                str(candidate.resources["mult"]),
-                _RESOURCES[candidate.binding],
-                f"{_share(used, available):.0%}",
-                "chosen" if candidate.chosen else "" if candidate.fits else "does not fit",
-                style="" if candidate.fits else "dim",
-            )
-        return rows
-
-    def _stage_rows(self):
-        """A row for each stage: where its cycles go; and their sums, which are the inference's."""
-        waits = [cause for cause in WAITS if any(cycles.waits.get(cause) for cycles in self.stage_cycles)]
-        rows = _grid("stage", "patches", "output", "begins", "cycles", "array busy", *waits)
-        for stage, cycles in zip(self.stages, self.stage_cycles, strict=True):
-            rows.add_row(
-                stage.name,
-                f"{patches_of(stage, self.config).words} x {self.config.array_rows}",
-                "x".join(map(str, stage.output_shape)),
-                str(cycles.begin),
-                str(cycles.cycles),
-                f"{cycles.busy} {cycles.busy / cycles.cycles:4.0%}",
-                *(str(cycles.waits.get(cause, "")) for cause in waits),
-            )
-        busy = sum(cycles.busy for cycles in self.stage_cycles)
-        totals = (sum(cycles.waits.get(cause, 0) for cycles in self.stage_cycles) for cause in waits)
-        rows.add_section()
-        rows.add_row(
-            "total", "", "", "", str(self.cycles), f"{busy} {busy / self.cycles:4.0%}", *map(str, totals)
-        )  # fmt: skip
-        return rows
+        """The plan for people: see :func:`gen.plan_print.render`."""
+        return render(self)
 
     def report(self) -> dict:
         """The planned part of report.json."""
@@ -348,19 +289,6 @@ def _candidate(planned, chosen):
         config.array_rows, config.lanes, config.outputs > 1, planned.cycles, planned.latency_us, planned.resources,
         planned.binding, planned.fits, chosen,
     )  # fmt: skip
-
-
-def _grid(*titles):
-    """An empty table for people, the first column to the left."""
-    rows = Rows(box=box.SIMPLE)
-    for number, title in enumerate(titles):
-        rows.add_column(title, justify="right" if number else "left")
-    return rows
-
-
-def _share(used, available):
-    """Part of what there is; of nothing, as many times as are used."""
-    return used / max(available, 1)
 
 
 def _shapes(stages, lanes, words, packing):

@@ -12,7 +12,10 @@ from hw.memory import block_depths, block_rams, filled_block_rams
 from hw.requantise import Requantiser
 from hw.residual import ResidualAdder
 
-__all__ = ["EXPECTED_CLOCK_HZ", "engines", "estimate"]
+__all__ = ["EXPECTED_CLOCK_HZ", "RESOURCES", "engines", "estimate", "share"]
+
+#: What people call the resources that a board has.
+RESOURCES = {"lut": "LUT4", "ff": "flip-flops", "mult": "MULT18X18D", "ebr": "block RAMs"}
 
 #: Clock that place and route is asked for: what designs reach today (docs/place_and_route.md).
 EXPECTED_CLOCK_HZ = 100_000_000
@@ -118,3 +121,8 @@ def estimate(config: CoreConfig) -> dict[str, int]:
         "mult": config.columns * config.array_rows + Requantiser.hard_multipliers * hard,
         "ebr": memories + rings,
     }
+
+
+def share(used: int, available: int) -> float:
+    """Part of what there is; of nothing, as many times as are used."""
+    return used / max(available, 1)

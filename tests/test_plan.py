@@ -218,7 +218,7 @@ def test_requantisers_get_what_the_array_leaves(digits, array, board, lanes, col
 )
 def test_two_output_channels_share_a_multiplier(digits, array, mult, lanes, columns):
     """Half as many multipliers; the rest goes to the requantisers, of which there are as many as ever."""
-    planned = plan(digits, small("ulx3s-45f", mult=mult), array=array, packing=True)
+    planned = plan(digits, small("ulx3s-45f", mult=mult, lut=50_000), array=array, packing=True)
     config = planned.config
     assert (config.outputs, config.array_rows, config.lanes, config.columns) == (2, *array, array[1] // 2)
     assert (config.hard_lanes, config.hard_columns) == (lanes, columns)
