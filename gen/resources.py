@@ -53,7 +53,7 @@ def _residual(config):
         return 0, 0
     parts = [_requantiser(10, False)] * 2 + [_requantiser(config.residual_window_bits, False)]
     lut, ff = (sum(values) for values in zip(*parts, strict=True))
-    return lanes * (lut + 100) + 300, lanes * (ff + 60) + 300 + 5 * config.word_bits
+    return lanes * (lut + 110) + 380, lanes * (ff + 100) + 500 + 8 * config.word_bits
 
 
 def _filled(memories):

@@ -43,7 +43,7 @@ def planned(model, array, packing, folder, request):
 
 
 def test_there_is_something_to_compare():
-    assert len(COUNTED) >= 5 and {packing for _, _, packing, *_ in COUNTED} == {"on", "off"}
+    assert len(COUNTED) >= 6 and {packing for _, _, packing, *_ in COUNTED} == {"on", "off"}
 
 
 @pytest.mark.parametrize("row", COUNTED, ids="-".join)
