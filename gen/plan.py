@@ -17,7 +17,7 @@ from gen.errors import GenError
 from gen.floorplan import floorplan
 from gen.layout import Placement, ceil_div, patches_of, place
 from gen.order import Row, kept_rows, order_of
-from gen.packing import obstacle
+from gen.packing import obstacle, pair_channels
 from gen.plan_print import render
 from gen.resources import EXPECTED_CLOCK_HZ, RESOURCES, estimate, share
 from gen.stages import Stage, results_of, stages_of, window_bits
@@ -258,7 +258,10 @@ def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: 
         sizes = [(n, k // n)]
     else:
         sizes = [(n, w) for n in (2, 3, 4, 5, 6, 8) for w in (1, 2, 3, 4)]
-    plans = [_planned(table, board, stages, shape) for size in sizes for shape in _shapes(stages, *size, packing)]
+    tables = [(table, stages)]
+    if packing is not False and (other := pair_channels(table)) is not table:
+        tables.append((other, stages_of(other)))
+    plans = [_planned(board, *choice) for size in sizes for choice in _choices(tables, *size, packing)]
     fitting = [candidate for candidate in plans if candidate.fits]
     if not fitting:
         closest = min(plans, key=_excess)
@@ -291,13 +294,17 @@ def _candidate(planned, chosen):
     )  # fmt: skip
 
 
-def _shapes(stages, lanes, words, packing):
-    """The arrays of K = ``lanes * words`` by N = ``lanes`` that ``packing`` leaves to choose from."""
-    apart = ArrayShape(lanes=lanes, words=words, residual_lanes=_residual_lanes(stages, lanes, words))
-    if packing is False or obstacle(stages, apart):
-        return [apart]
-    shared = replace(apart, outputs=2)
-    return [shared] if packing else [apart, shared]
+def _choices(tables, lanes, words, packing):
+    """Table, stages and shape of the arrays of K = ``lanes * words`` by N = ``lanes`` that ``packing`` leaves.
+
+    ``tables`` with their stages differ in the order of channels; the first keeps the network's own.
+    """
+    residual_lanes = _residual_lanes(tables[0][1], lanes, words)
+    shape = ArrayShape(lanes=lanes, words=words, residual_lanes=residual_lanes)
+    able = [choice for choice in tables if obstacle(choice[1], shape) is None]
+    apart = [] if packing and able else [(*tables[0], shape)]
+    shared = [] if packing is False else [(*choice, replace(shape, outputs=2)) for choice in able[:1]]
+    return apart + shared
 
 
 def _array(candidate):
@@ -322,7 +329,7 @@ def _way_out(plans):
     return "no board here is large enough" + ("; --board sim simulates it all the same" if simulated else "")
 
 
-def _planned(table, board, stages, array):
+def _planned(board, table, stages, array):
     """The plan with an array of this shape."""
     lanes = array.lanes
     results = results_of(table)

@@ -5,7 +5,7 @@ from rich.console import Group
 from rich.table import Table as Rows
 
 from gen.layout import patches_of
-from gen.packing import obstacle
+from gen.packing import prevented
 from gen.resources import RESOURCES, share
 from gen.waits import WAITS
 
@@ -14,7 +14,8 @@ __all__ = ["render"]
 
 def render(plan) -> Group:
     """A :class:`gen.plan.Plan` for a rich console: the arrays it was chosen from, its stages, its resources."""
-    config, why = plan.config, obstacle(plan.stages, plan.config)
+    config = plan.config
+    why = prevented(plan.table, plan.stages, config) if config.outputs == 1 else None
     return Group(
         f"{plan.table.name} on {plan.board.name} ({plan.board.device}): array {config.array_rows}x{config.lanes}, "
         f"{('one MAC', 'two MACs')[config.outputs - 1]} a multiplier, "

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from gen.layout import place
 from gen.order import kept_rows, order_of
-from gen.packing import obstacle
+from gen.packing import prevented
 from gen.stages import MOVED, host_layers, results_of, stages_or_problems
 from gen.table import Layer, Table, TensorType
 from hw.config import BANKS, ArrayShape
@@ -80,7 +80,7 @@ def whereabouts(network: Table, table: Table, lanes: int = LANES, words: int = 1
         kept = kept_rows(stages, results)
         array = ArrayShape(lanes=lanes, words=words)
         _, depth = place(stages, array, order_of(stages, kept), kept, results)
-        unshared = obstacle(stages, array)
+        unshared = prevented(table, stages, array)
         rows = {layer.name: 0 for stage in stages for layer in stage.layers}
         rows |= {stage.output: kept.get(stage.output, stage.output_shape[0]) for stage in stages}
         for number, stage in enumerate(stages):
