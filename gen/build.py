@@ -23,7 +23,7 @@ from gen.inputs import random_inputs
 from gen.steps import Steps
 from hw.primitives import GATED_ADDER
 
-__all__ = ["Routed", "RouterWatch", "build", "nextpnr_phase", "retune", "yosys_phase"]
+__all__ = ["Routed", "RouterWatch", "build", "count", "nextpnr_phase", "retune", "yosys_phase"]
 
 #: Longest that synthesis, or place and route of one seed, may take.
 TOOL_LIMIT_S = 2 * 3600
@@ -207,14 +207,9 @@ def build(plan, *, directory: Path, verify: bool = True, seeds: int = 1) -> dict
         cycles not the plan's, or a tool fails.
     """
     board = plan.board
-    if board.simulation_only:
-        raise GenError(f"board {board.name!r} exists only for simulation and cannot be built; use simulate or check")
     if seeds < 1:
         raise GenError(f"seeds must be at least 1, not {seeds}")
-    directory.mkdir(parents=True, exist_ok=True)
-    for pattern in _PRODUCTS:
-        for path in directory.glob(pattern):
-            path.unlink()
+    _begin(board, directory)
     versions = {tool: tools.version(tool) for tool in ("yosys", "nextpnr-ecp5", "ecppack")}
 
     steps = Steps()
@@ -250,6 +245,7 @@ def build(plan, *, directory: Path, verify: bool = True, seeds: int = 1) -> dict
         "latency_us": latency_us,
         "fps": 1e6 / latency_us,
         "resources": best.resources,
+        "resources_estimated": _estimated(planned),
         "critical_path": best.critical_path,
         "seed": best.seed,
         "tools": planned.get("tools", {}) | versions,
@@ -260,6 +256,74 @@ def build(plan, *, directory: Path, verify: bool = True, seeds: int = 1) -> dict
         for path in directory.glob(pattern):
             path.unlink()
     return report
+
+
+def count(plan, *, directory: Path) -> dict:
+    """What the design of ``plan`` takes, beside what was estimated: synthesised and packed, but not placed.
+
+    Leaves ``core.v``, ``top.v``, ``top.lpf``, ``top.json`` (for nextpnr), the tools' logs and ``report.json``, whose
+    ``resources`` are nextpnr's counts.
+
+    Parameters
+    ----------
+    plan : Plan
+        Network and board, and the core's Verilog.
+    directory : Path
+        Made if need be.
+
+    Raises
+    ------
+    GenError
+        If the board exists only for simulation, or a tool fails.
+    """
+    board, steps = plan.board, Steps()
+    _begin(board, directory)
+    versions = {tool: tools.version(tool) for tool in ("yosys", "nextpnr-ecp5")}
+    with steps.step("emit", "core's Verilog"):
+        _write(directory / "core.v", plan.verilog())
+    with steps.step("top", "board's Verilog"):
+        _write_top(directory, board, achievable(board.clock_in_hz, plan.clock_mhz_estimate * 1e6))
+    _synthesise(directory, steps)
+    with steps.step("pack", "packing"):
+        arguments = [*board.nextpnr_arguments, "--json", "top.json", "--lpf", "top.lpf", "--pack-only"]
+        tools.run("nextpnr-ecp5", arguments, directory=directory, log="nextpnr.log", timeout_s=TOOL_LIMIT_S)
+    planned = plan.report()
+    report = {
+        **planned,
+        "resources": _packed((directory / "nextpnr.log").read_text(encoding="utf-8")),
+        "resources_estimated": _estimated(planned),
+        "tools": versions,
+        "seconds": steps.seconds,
+    }
+    _write(directory / "report.json", json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _begin(board, directory):
+    """Make the folder, without what an earlier run left."""
+    if board.simulation_only:
+        raise GenError(f"board {board.name!r} exists only for simulation and cannot be built; use simulate or check")
+    directory.mkdir(parents=True, exist_ok=True)
+    for pattern in _PRODUCTS:
+        for path in directory.glob(pattern):
+            path.unlink()
+
+
+def _estimated(planned):
+    """What a planned report's resources were estimated at, by name."""
+    return {name: counts["used"] for name, counts in planned["resources"].items()}
+
+
+def _packed(log):
+    """Resources used and available, of nextpnr's log."""
+    counts = dict(re.findall(r"(?m)^Info:\s+(\w+):\s+(\d+)/\s*\d+", log))
+    available = dict(re.findall(r"(?m)^Info:\s+(\w+):\s+\d+/\s*(\d+)", log))
+    missing = [cell for cell in _CELLS.values() if cell not in counts]
+    if missing:
+        raise GenError(f"nextpnr's log does not tell how many {', '.join(missing)} the design takes")
+    return {
+        name: {"used": int(counts[cell]), "available": int(available[cell])} for name, cell in _CELLS.items()
+    }  # fmt: skip
 
 
 def _write(path, text):

@@ -1,4 +1,4 @@
-"""The command line: ``python -m gen build|simulate|check|table [MODEL]`` and ``survey MODEL...``.
+"""The command line: ``python -m gen build|simulate|check|table|resources [MODEL]`` and ``survey MODEL...``.
 
 Results go to stdout, progress and errors to stderr. Exit status 0 for success, 1 for failure, 2 for wrong usage. What a
 verb needs is imported when it runs, so that ``--help`` and ``table`` answer at once.
@@ -9,10 +9,12 @@ import json
 import re
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
@@ -99,6 +101,12 @@ def verb(*options, many=False):
                 show_default=True,
                 help="Whether channels that cannot change fold away.",
             ),
+            click.option(
+                "--packing",
+                type=click.Choice(["on", "off"]),
+                callback=lambda ctx, param, value: None if value is None else value == "on",
+                help="Whether two MACs share a multiplier.  [default: on where the plan is the better for it]",
+            ),
             *options,
             click.option("-v", "verbose", is_flag=True, help="Show the traceback of a failure."),
         )
@@ -109,8 +117,8 @@ def verb(*options, many=False):
     return decorate
 
 
-OUTPUT_HELP = """Folder for the results; build and simulate default to build/MODEL-BOARD, survey makes a MODEL-BOARD
-for each model in DIR or else in build, the others write nothing."""
+OUTPUT_HELP = """Folder for the results; build and simulate default to build/MODEL-BOARD, resources to synthesis/ in it,
+survey makes a MODEL-BOARD for each model in DIR or else in build, the others write nothing."""
 ARRAY = click.option("--array", type=ArraySize(), help="Fix the MAC array: K inputs by N outputs.")
 RANDOM = click.option(
     "--random", "count", type=click.IntRange(1), metavar="N", help="Draw N inputs at random.  [default: 1]"
@@ -127,7 +135,7 @@ def main():
 
 
 @verb(ARRAY)
-def table(model, board, directory, as_json, folding, array):
+def table(model, board, directory, as_json, folding, packing, array):
     """Print the layer table, where each layer runs, and the feature memory that it takes, with 8 lanes or N of --array.
 
     With -o also write it as DIR/MODEL.toml and its weights beside it.
@@ -141,7 +149,10 @@ def table(model, board, directory, as_json, folding, array):
         path = directory / f"{file_name(network.name)}.toml"
         save(lowered, path)
         click.echo(f"wrote {path}", err=True)
-    where = whereabouts(network, lowered, array[1] if array else LANES)
+    k, n = array or (LANES, LANES)
+    where = whereabouts(network, lowered, n, max(1, k // n))
+    if packing is False:
+        where = replace(where, unshared="--packing off")
     if as_json:
         _print_json(describe(where))
     else:
@@ -149,12 +160,12 @@ def table(model, board, directory, as_json, folding, array):
 
 
 @verb(ARRAY)
-def check(model, board, directory, as_json, folding, array):
+def check(model, board, directory, as_json, folding, packing, array):
     """Plan only: print whether the network fits the board, its cycles and its resources.
 
     Exit status 1 if it does not fit. With -o also write DIR/report.json.
     """
-    network, planned = _plan(model, board, folding, array)
+    network, planned = _plan(model, board, folding, packing, array)
     report = planned.report()
     if directory is not None:
         write_report(directory, report)
@@ -180,7 +191,7 @@ def check(model, board, directory, as_json, folding, array):
     SEED,
     click.option("--rtl", type=click.Path(path_type=Path), metavar="FILE", help="Simulate FILE in place of the core."),
 )
-def simulate(model, board, directory, as_json, folding, array, paths, count, seed, rtl):
+def simulate(model, board, directory, as_json, folding, packing, array, paths, count, seed, rtl):
     """Run the network in Verilator and compare every layer with the golden model.
 
     Leaves core.v, output.npy and report.json in DIR. Without MODEL and inputs it reads held-out digits.
@@ -192,7 +203,7 @@ def simulate(model, board, directory, as_json, folding, array, paths, count, see
         raise click.UsageError("--input and --random exclude each other.")
     if rtl is not None and not rtl.is_file():
         raise GenError(f"{rtl}: there is no such file")
-    network, planned = _plan(model, board, folding, array)
+    network, planned = _plan(model, board, folding, packing, array)
     labels = None
     if paths:
         inputs = load_inputs(network, paths)
@@ -227,7 +238,7 @@ def simulate(model, board, directory, as_json, folding, array, paths, count, see
     click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Models to run at a time."),
     many=True,
 )
-def survey(models, board, directory, as_json, folding, array, inputs, count, seed, jobs):
+def survey(models, board, directory, as_json, folding, packing, array, inputs, count, seed, jobs):
     """Simulate each MODEL on all its inputs in a folder, on random ones, or both, and print a row as it finishes.
 
     A folder as MODEL stands for all .tflite files in it. Exit status 1 if anything differs or fails.
@@ -235,7 +246,7 @@ def survey(models, board, directory, as_json, folding, array, inputs, count, see
     from gen.survey import Survey, header, label, models_of, reason, row, totals
 
     models = models_of(models) or [None]
-    task = Survey(board.name, folding, array, inputs, count or 0, seed, directory or Path("build"))
+    task = Survey(board.name, folding, packing, array, inputs, count or 0, seed, directory or Path("build"))
     width = max(map(len, ["model", *map(label, models)]))
     say = (lambda text: None) if as_json else click.echo
     say(header(width))
@@ -258,18 +269,46 @@ def survey(models, board, directory, as_json, folding, array, inputs, count, see
     click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Placements to try."),
     click.option("--no-verify", is_flag=True, help="Do not simulate the core first."),
 )
-def build(model, board, directory, as_json, folding, array, seeds, no_verify):
+def build(model, board, directory, as_json, folding, packing, array, seeds, no_verify):
     """Build the bitstream, once a simulation of the core has shown no difference.
 
     Leaves top.bit, top.v, core.v, the tools' logs and report.json in DIR.
     """
     from gen.build import build as run
 
-    if board.simulation_only:
-        raise click.UsageError(f"--board {board.name} has no bitstream; it is for simulate, check and table.")
-    network, planned = _plan(model, board, folding, array)
+    _refuse_simulated(board)
+    network, planned = _plan(model, board, folding, packing, array)
     directory = directory or result_folder(network, board)
     _print_report(run(planned, directory=directory, verify=not no_verify, seeds=seeds), as_json)
+
+
+@verb(ARRAY)
+def resources(model, board, directory, as_json, folding, packing, array):
+    """Synthesise the design and count what it takes, beside what the plan estimates; places and routes nothing.
+
+    Leaves core.v, top.v, top.json, the tools' logs and report.json in DIR.
+    """
+    from gen.build import count
+
+    _refuse_simulated(board)
+    network, planned = _plan(model, board, folding, packing, array)
+    report = count(planned, directory=directory or result_folder(network, board) / "synthesis")
+    if as_json:
+        _print_json(report)
+        return
+    grid = Grid(box=SIMPLE)
+    for number, title in enumerate(("resource", "estimated", "counted", "off by", "available")):
+        grid.add_column(title, justify="right" if number else "left")
+    for name, counts in report["resources"].items():
+        estimated, used = report["resources_estimated"][name], counts["used"]
+        off = f"{(estimated - used) / used:+.1%}" if used else ""
+        grid.add_row(name, f"{estimated:,}", f"{used:,}", off, f"{counts['available']:,}")
+    _stdout().print(grid)
+
+
+def _refuse_simulated(board):
+    if board.simulation_only:
+        raise click.UsageError(f"--board {board.name} has no bitstream; it is for simulate, check and table.")
 
 
 def _lowered(model, folding):
@@ -283,12 +322,12 @@ def _lowered(model, folding):
     return network, lowered
 
 
-def _plan(model, board, folding, array):
+def _plan(model, board, folding, packing, array):
     """The table of ``model`` as the hardware runs it, and its plan."""
     from gen.plan import plan
 
     _, network = _lowered(model, folding)
-    return network, plan(network, board, array=array)
+    return network, plan(network, board, array=array, packing=packing)
 
 
 def _digits():
@@ -317,12 +356,14 @@ def _print_json(report):
 
 
 def _print_report(report, as_json):
-    """``report`` as JSON, or as one line an entry."""
+    """``report`` as JSON, or as one line an entry, lists apart."""
     if as_json:
         _print_json(report)
         return
     grid = Grid.grid(padding=(0, 2))
     for key, value in report.items():
+        if isinstance(value, list):  # what ``check`` prints as tables
+            continue
         entries = value.items() if isinstance(value, dict) else [("", value)]
         for name, entry in entries:
             grid.add_row(Text(f"{key} {name}".strip().replace("_", " ")), Text(_show(entry)))

@@ -1,5 +1,6 @@
 """Floorplan: fixed places on the die for the array's and the requantisers' multipliers, and for block RAMs by them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -70,6 +71,9 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
     """
     beside = {multiplier: ram for row in board.multiplier_rows for multiplier, ram in row}
     counts = {name: filled_block_rams(memory.width, memory.depth) for name, memory in filled_memories(config).items()}
+    rows = [board.block_ram_row, *([ram for _, ram in row] for row in board.multiplier_rows)]
+    rank = {site: at for row in rows for at, site in enumerate(row)}.get
+    columns_before: Counter[int] = Counter()
     taken: dict[str, tuple[str, ...]] = {}
 
     def take(names, sites):
@@ -79,13 +83,17 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
 
     for n in range(config.columns):
         channels = range(n * config.outputs, (n + 1) * config.outputs)
-        places = [die.columns[channel] for channel in channels]
         names = [f"weights_{n}", *(f"{kind}_{channel}" for channel in channels for kind in ("bias", "scale"))]
-        take(names, [beside[name] for place in places for name in (*place.multipliers, *place.requantiser)])
+        places = [die.columns[channel] for channel in channels]
+        multipliers = [name for place in places for name in (*place.multipliers, *place.requantiser)]
+        sites = sorted((beside[name] for name in multipliers), key=rank)
+        # From the left in every other column of a row: what two neighbours leave lies together.
+        row = next(number for number, row in enumerate(rows) if sites[0] in row)
+        take(names, sites[::-1] if columns_before[row] % 2 else sites)
+        columns_before[row] += 1
     take(["coefficients"], [beside[name] for lane in die.lanes for name in lane])
     counts["features"] = feature_block_rams(config)
     take(["features"], board.block_ram_row[max(0, len(board.block_ram_row) - counts["features"]) :])
-    rows = [board.block_ram_row, *([ram for _, ram in row] for row in board.multiplier_rows)]
     for name in ("depthwise_scale", "window_program", "array_program", "depthwise_bias"):
         used = {site for sites in taken.values() for site in sites}
         left = [[site for site in row if site not in used] for row in rows]

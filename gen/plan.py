@@ -1,37 +1,35 @@
 """Plan: a network on a board. Dimensions, memory map, schedule, exact cycles, estimated resources."""
 
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from math import prod
 
 import numpy as np
 from amaranth import ClockDomain
 from amaranth.back import rtlil
-from rich import box
 from rich.console import Group
-from rich.table import Table as Rows
 
 import boards
 from gen import lifetimes, schedule
 from gen.contents import memory_contents
 from gen.errors import GenError
 from gen.floorplan import place_memories, place_multipliers
-from gen.layout import Placement, ceil_div, patches_of, place, weight_words
+from gen.layout import Placement, ceil_div, patches_of, place
 from gen.order import Row, kept_rows, order_of
-from gen.resources import EXPECTED_CLOCK_HZ, estimate
+from gen.packing import obstacle, pair_channels
+from gen.plan_print import render
+from gen.resources import EXPECTED_CLOCK_HZ, RESOURCES, estimate, share
 from gen.stages import Stage, results_of, stages_of, window_bits
 from gen.table import Table
 from gen.tools import rtlil_to_verilog
+from gen.waits import WAITS, StageCycles
 from hw.config import ArrayShape, CoreConfig
 from hw.core import Core
-from hw.dot import packable
 from hw.places import CorePlaces
 from hw.requantise import Requantiser
 
-__all__ = ["FAST_ENOUGH_US", "Plan", "plan"]
-
-_RESOURCES = {"lut": "LUT4", "ff": "flip-flops", "mult": "MULT18X18D", "ebr": "block RAMs"}
+__all__ = ["FAST_ENOUGH_US", "Candidate", "Plan", "plan"]
 
 #: An inference that takes no longer is fast enough for a smaller array, which builds in minutes, to be worth more.
 FAST_ENOUGH_US = 100
@@ -41,6 +39,41 @@ _RESIDUAL_SHARE = 0.01
 
 #: Patch words between what gathers and the array: one block RAM deep.
 _PATCH_DEPTH = 512
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An array that a plan was chosen from.
+
+    Parameters
+    ----------
+    k, n : int
+        Inputs and outputs.
+    packing : bool
+        Whether two MACs share a multiplier.
+    cycles : int
+        Exact cycles of an inference.
+    latency_us : float
+        Expected time of an inference.
+    resources : dict of str to int
+        Estimated ``lut``, ``ff``, ``mult``, ``ebr``.
+    binding : str
+        Which of these is the scarcest on the board.
+    fits : bool
+        Whether the board has all that it needs.
+    chosen : bool
+        Whether it is the plan's.
+    """
+
+    k: int
+    n: int
+    packing: bool
+    cycles: int
+    latency_us: float
+    resources: dict[str, int]
+    binding: str
+    fits: bool
+    chosen: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +104,10 @@ class Plan:
         Estimated ``lut``, ``ff``, ``mult``, ``ebr``.
     places_on_die : CorePlaces
         Fixed places on the board's die, where it is known.
+    candidates : tuple of Candidate
+        The arrays that were looked at.
+    reason : str
+        Why it is this one.
     """
 
     table: Table
@@ -81,9 +118,11 @@ class Plan:
     places: dict[str, Placement]
     addresses: list[schedule.Addresses]
     cycles: int
-    stage_cycles: list[schedule.StageCycles]
+    stage_cycles: list[StageCycles]
     resources: dict[str, int]
     places_on_die: CorePlaces
+    candidates: tuple[Candidate, ...] = ()
+    reason: str = ""
 
     @property
     def clock_mhz_estimate(self) -> float:
@@ -130,44 +169,29 @@ class Plan:
     def problems(self) -> list[str]:
         """What does not fit the board or the job words, by how much."""
         problems = schedule.limits(self.stages, self.config)
-        for name, available in self.board.resources.items():
+        for name, available in self._bounds.items():
             used = self.resources[name]
-            if used > available and not (name == "ebr" and self.board.simulation_only):
+            if used > available:
                 problems.append(
-                    f"{_RESOURCES[name]}: needs about {used}, {used - available} more than the {available} there are"
+                    f"{RESOURCES[name]}: needs about {used}, {used - available} more than the {available} there are"
                 )
         return problems
 
+    @property
+    def binding(self) -> str:
+        """The resource of which it takes the largest share of the board's."""
+        shares = {name: share(self.resources[name], available) for name, available in self._bounds.items()}
+        return max(shares, key=shares.get)
+
+    @property
+    def _bounds(self):
+        """Resources that the board bounds, and how many it has."""
+        unbounded = ("ebr",) if self.board.simulation_only else ()
+        return {name: count for name, count in self.board.resources.items() if name not in unbounded}
+
     def explain(self) -> Group:
-        """The plan for people: array, cycles by stage, resources."""
-        config, report = self.config, self.report()
-        stages = Rows(box=box.SIMPLE)
-        for title in ("stage", "patches", "output", "begins", "cycles", "array busy"):
-            stages.add_column(title, justify="left" if title == "stage" else "right")
-        for stage, cycles in zip(self.stages, self.stage_cycles, strict=True):
-            patches = patches_of(stage, config)
-            took = cycles.end - cycles.begin + 1
-            stages.add_row(
-                stage.name,
-                f"{patches.words} x {config.array_rows}",
-                "x".join(map(str, stage.output_shape)),
-                str(cycles.begin),
-                str(took),
-                f"{cycles.busy / took:.0%}",
-            )
-        resources = Rows(box=box.SIMPLE)
-        for title in ("resource", "needs about", "available"):
-            resources.add_column(title, justify="left" if title == "resource" else "right")
-        for name, counts in report["resources"].items():
-            resources.add_row(_RESOURCES[name], str(counts["used"]), str(counts["available"]))
-        return Group(
-            f"{self.table.name} on {self.board.name} ({self.board.device}): array {config.array_rows}x{config.lanes}, "
-            f"{config.lanes} depthwise lanes, {2 * config.lanes} requantisers",
-            stages,
-            f"{self.cycles} cycles, exactly; about {report['latency_us']:.1f} us at {self.clock_mhz_estimate:.1f} MHz",
-            resources,
-            *([f"does not fit: {problem}" for problem in self.problems]),
-        )
+        """The plan for people: see :func:`gen.plan_print.render`."""
+        return render(self)
 
     def report(self) -> dict:
         """The planned part of report.json."""
@@ -189,6 +213,7 @@ class Plan:
                 "depthwise_lanes": config.lanes,
                 "requantiser_lanes": config.requantisers,
             },
+            "packing": config.outputs > 1,
             "cycles": self.cycles,
             "clock_mhz": clock,
             "latency_us": self.latency_us,
@@ -200,15 +225,22 @@ class Plan:
             },
             "weight_bytes": weight_bytes,
             "feature_bytes": config.feature_depth * 9 * config.lanes,
+            "stages": [
+                {"name": stage.name, "begin": stage.begin, "end": stage.end, "cycles": stage.cycles, "busy": stage.busy}
+                | {cause: stage.waits.get(cause, 0) for cause in WAITS}
+                for stage in self.stage_cycles
+            ],
+            "reason": self.reason,
+            "candidates": [asdict(candidate) for candidate in self.candidates],
         }
 
 
-def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: bool = False) -> Plan:
+def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: bool | None = None) -> Plan:
     """Choose the array (or take ``array`` = (K, N)) for ``table`` on ``board``, and schedule it.
 
-    With ``packing`` two output channels share each multiplier, where the weights allow it. Of the arrays that fit it
-    takes the smallest that is fast enough (:data:`FAST_ENOUGH_US`). Where none is, the fastest; and of those within 3 %
-    of that, the smallest.
+    With ``packing`` two output channels share each multiplier wherever N is even and the weights allow it, without it
+    none do; by default (None) arrays of either kind are looked at. Of the arrays that fit it takes the smallest that is
+    fast enough (:data:`FAST_ENOUGH_US`). Where none is, the fastest; and of those within 3 % of that, the smallest.
 
     Raises
     ------
@@ -221,10 +253,13 @@ def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: 
         k, n = array
         if not 1 <= n <= 16 or not 1 <= k <= 128 or k % n:
             raise GenError(f"array {k}x{n}: K must be a multiple of N and at most 128, N must be in 1..16")
-        candidates = [(n, k // n)]
+        sizes = [(n, k // n)]
     else:
-        candidates = [(n, w) for n in (2, 3, 4, 5, 6, 8) for w in (1, 2, 3, 4)]
-    plans = [_planned(table, board, stages, lanes, words, packing) for lanes, words in candidates]
+        sizes = [(n, w) for n in (2, 3, 4, 5, 6, 8) for w in (1, 2, 3, 4)]
+    tables = [(table, stages)]
+    if packing is not False and (other := pair_channels(table)) is not table:
+        tables.append((other, stages_of(other)))
+    plans = [_planned(board, *choice) for size in sizes for choice in _choices(tables, *size, packing)]
     fitting = [candidate for candidate in plans if candidate.fits]
     if not fitting:
         closest = min(plans, key=_excess)
@@ -236,12 +271,44 @@ def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: 
     enough = [candidate for candidate in fitting if candidate.latency_us <= FAST_ENOUGH_US]
     fastest = min(candidate.cycles for candidate in fitting)
     near = enough or [candidate for candidate in fitting if candidate.cycles <= 1.03 * fastest]
-    return min(near, key=lambda candidate: (candidate.resources["lut"], candidate.cycles))
+    chosen = min(near, key=lambda candidate: (candidate.resources["lut"], candidate.cycles))
+    if len(plans) == 1:
+        reason = "the array that was asked for"
+    elif enough:
+        reason = f"the smallest of the {len(enough)} that fit and take at most {FAST_ENOUGH_US} us"
+    elif len(near) == 1:
+        reason = "the fastest that fits"
+    else:
+        reason = f"the smallest of the {len(near)} that fit and are within 3 % of the fastest of these"
+    return replace(chosen, candidates=tuple(_candidate(other, other is chosen) for other in plans), reason=reason)
+
+
+def _candidate(planned, chosen):
+    """What to tell of a plan that was looked at."""
+    config = planned.config
+    return Candidate(
+        config.array_rows, config.lanes, config.outputs > 1, planned.cycles, planned.latency_us, planned.resources,
+        planned.binding, planned.fits, chosen,
+    )  # fmt: skip
+
+
+def _choices(tables, lanes, words, packing):
+    """Table, stages and shape of the arrays of K = ``lanes * words`` by N = ``lanes`` that ``packing`` leaves.
+
+    ``tables`` with their stages differ in the order of channels; the first keeps the network's own.
+    """
+    residual_lanes = _residual_lanes(tables[0][1], lanes, words)
+    shape = ArrayShape(lanes=lanes, words=words, residual_lanes=residual_lanes)
+    able = [choice for choice in tables if obstacle(choice[1], shape) is None]
+    apart = [] if packing and able else [(*tables[0], shape)]
+    shared = [] if packing is False else [(*choice, replace(shape, outputs=2)) for choice in able[:1]]
+    return apart + shared
 
 
 def _array(candidate):
     """Its array as text."""
-    return f"{candidate.config.array_rows}x{candidate.config.lanes}"
+    sharing = " and shared multipliers" if candidate.config.outputs > 1 else ""
+    return f"{candidate.config.array_rows}x{candidate.config.lanes}{sharing}"
 
 
 def _excess(candidate):
@@ -260,11 +327,9 @@ def _way_out(plans):
     return "no board here is large enough" + ("; --board sim simulates it all the same" if simulated else "")
 
 
-def _planned(table, board, stages, lanes, words, packing=False):
-    """The plan with ``lanes`` output channels at a time and ``words`` feature words in a patch word."""
-    array = ArrayShape(lanes=lanes, words=words, residual_lanes=_residual_lanes(stages, lanes, words))
-    if packing and lanes % 2 == 0 and all(_packable(stage, array) for stage in stages):
-        array = replace(array, outputs=2)
+def _planned(board, table, stages, array):
+    """The plan with an array of this shape."""
+    lanes = array.lanes
     results = results_of(table)
     kept = kept_rows(stages, results)
     order = order_of(stages, kept)
@@ -310,7 +375,7 @@ def _planned(table, board, stages, lanes, words, packing=False):
         hard_columns = tuple(n for n, column in enumerate(die.columns) if column.requantiser)
     config = CoreConfig(
         lanes=lanes,
-        words=words,
+        words=array.words,
         accumulator_bits=_signed_bits(max(s.reach.max() for s in scalings)),
         depthwise_accumulator_bits=_signed_bits(max((s.reach.max() for s in window_scalings), default=1)),
         bias_bits=_signed_bits(max(np.abs(s.bias).max() for s in every)),
@@ -338,14 +403,6 @@ def _planned(table, board, stages, lanes, words, packing=False):
         die = place_memories(die, board, config)
     cycles, report = schedule.cycles_of(stages, order, config)
     return Plan(table, board, stages, order, config, places, addresses, cycles, report, estimate(config), die)
-
-
-def _packable(stage, array):
-    """Whether neighbouring output channels of a stage can share multipliers."""
-    if not (stage.weights == -128).any():
-        return True
-    words = weight_words(stage, array)
-    return all(packable(first, second) for first, second in zip(words[::2], words[1::2], strict=True))
 
 
 def _residual_lanes(stages, lanes, words):

@@ -1,49 +1,128 @@
-"""Resource estimates: what a core of given dimensions takes, before any tool runs."""
+"""Resource estimates: what a core of given dimensions takes, before any tool runs.
 
+The numbers in here were read off netlists that Yosys made (docs/resources.md): each engine's cells by the names of
+their instances. LUT4 stand for nextpnr's COMB cells: LUT4s, two for a carry cell, four more for the ends of a carry
+chain, six for a 16 x 4 LUT RAM.
+"""
+
+from hw.array import destination_layout
 from hw.config import CoreConfig
 from hw.core import filled_memories
-from hw.memory import block_depths, filled_block_rams
+from hw.memory import block_depths, block_rams, filled_block_rams
 from hw.requantise import Requantiser
+from hw.residual import ResidualAdder
 
-__all__ = ["EXPECTED_CLOCK_HZ", "estimate"]
+__all__ = ["EXPECTED_CLOCK_HZ", "RESOURCES", "engines", "estimate", "share"]
+
+#: What people call the resources that a board has.
+RESOURCES = {"lut": "LUT4", "ff": "flip-flops", "mult": "MULT18X18D", "ebr": "block RAMs"}
 
 #: Clock that place and route is asked for: what designs reach today (docs/place_and_route.md).
 EXPECTED_CLOCK_HZ = 100_000_000
 
+#: Window bits of a requantiser that hardware multipliers take.
+_HARD_BITS = 18
+
 
 def _requantiser(window_bits, hard):
-    """LUT4 and flip-flops of one: gated adders and their sums for every two bits that no multiplier takes."""
-    rows = max(0, window_bits - 18) // 2 if hard else window_bits // 2
-    return (230 + 97 * rows, 175 + 90 * rows) if hard else (76 * rows, 50 + 70 * rows)
+    """A row of gated adders, and its share of the tree, for every two bits that no hardware multiplier takes."""
+    if not hard:
+        return 100 + 45 * window_bits, 120 + 40 * window_bits
+    rows = max(0, window_bits - _HARD_BITS) // 2
+    return 255 + 138 * rows, (275 if rows else 195) + 98 * rows
 
 
-def _column(config, number):
-    """LUT4 and flip-flops of a column of the array."""
-    lut, ff = _requantiser(config.window_bits, number in config.hard_columns)
-    blocks = block_depths(config.weight_depth)
-    word = 8 * config.array_rows
-    # Selection between blocks; and LUT RAM, where it is that.
-    lut += word * (len(blocks) - 1) + word * (blocks[0] <= 32)
-    ff += word * (len(blocks) > 1) + word * (blocks[0] <= 32)
-    return lut + 17 * config.array_rows + 60, ff + 25 * config.array_rows + 130
+def _dot_product(config):
+    """A column's multipliers, which are hardware, and its trees; two channels besides tell their carries apart."""
+    rows = config.array_rows
+    return (103 * rows, 81 * rows) if config.outputs == 2 else (22 * (rows - 1), 18 * (rows - 1))
+
+
+def _column(config):
+    """A column without its requantisers: products, accumulators, what passes on to the next, memories' registers."""
+    lut, ff = _dot_product(config)
+    channel = config.accumulator_bits + config.bias_bits + 36 + 5.5 * (config.columns + 1)
+    passed = 8 * config.array_rows * (1 + config.outputs) + 93
+    return lut + 80 * config.outputs, ff + passed + channel * config.outputs
+
+
+def _residual(config):
+    """Two requantisers for what comes in and one for the sum in every lane; rings and parameters."""
+    lanes = config.residual_lanes
+    if not lanes:
+        return 0, 0
+    parts = [_requantiser(10, False)] * 2 + [_requantiser(config.residual_window_bits, False)]
+    lut, ff = (sum(values) for values in zip(*parts, strict=True))
+    return lanes * (lut + 110) + 380, lanes * (ff + 100) + 500 + 8 * config.word_bits
+
+
+def _filled(memories):
+    """LUT RAM of memories of a few words; selection between the block RAMs of deep ones."""
+    lut = ff = 0
+    for memory in memories:
+        blocks = block_depths(memory.depth)
+        if block_rams(1, memory.depth) == 0:
+            lut, ff = lut + (4.3 if memory.depth > 16 else 2) * memory.width, ff + 2 * memory.width
+        lut += memory.width * (len(blocks) - 1)
+    return lut, ff
+
+
+def engines(config: CoreConfig) -> dict[str, tuple[float, float]]:
+    """LUT4 and flip-flops of each part of a core and of the board's top around it, by name."""
+    lanes, rows, columns = config.lanes, config.array_rows, config.columns
+    narrow = min(4, lanes)
+
+    def times(count, part):
+        return tuple(count * value for value in part)
+
+    hard = len(config.hard_columns)
+    return {
+        "columns": times(columns, _column(config)),
+        "array": (285 + 60 * lanes, 465 + 33 * lanes),
+        "requantisers": tuple(
+            hard * of_hard + (lanes - hard) * of_soft
+            for of_hard, of_soft in zip(
+                _requantiser(config.window_bits, True), _requantiser(config.window_bits, False), strict=True
+            )
+        ),
+        "depthwise lanes": times(lanes, (1400, 1260) if config.max_pool else (1095, 1040)),
+        "depthwise requantisers": tuple(
+            config.hard_lanes * of_hard + (lanes - config.hard_lanes) * of_soft
+            for of_hard, of_soft in zip(
+                _requantiser(config.depthwise_window_bits, True),
+                _requantiser(config.depthwise_window_bits, False),
+                strict=True,
+            )
+        ),
+        "depthwise engine": (40 + 290 * lanes, 320 + 223 * lanes),
+        "residual adder": _residual(config),
+        "features": (225 + 15 * lanes, 130 + 95 * lanes),
+        "gather": (max(100, 4.4 * rows + 62 * lanes + 268 * narrow - 324), 8 * rows + 8 * lanes + 72 * narrow + 19),
+        "patch buffer": (30 + 8.1 * rows, 45 + 24.5 * rows),
+        "window generator": (810 + 151 * lanes, 1070 + 77 * lanes),
+        "host, programs, top": (755 + 15 * lanes, 1270),
+        "small and deep memories": _filled(filled_memories(config).values()),
+    }
 
 
 def estimate(config: CoreConfig) -> dict[str, int]:
-    """LUT4, flip-flops, multipliers and block RAMs of a core.
-
-    Logic by engine, from what Yosys made of digits on 8x2 and of vww_96_int8 on 16x8; place and route adds a sixth for
-    the ends of carry chains.
-    """
+    """LUT4, flip-flops, multipliers and block RAMs of a core and the board's top."""
+    lut, ff = (sum(values) for values in zip(*engines(config).values(), strict=True))
     memories = sum(filled_block_rams(memory.width, memory.depth) for memory in filled_memories(config).values())
-    patch = config.words * filled_block_rams(config.word_bits, config.patch_depth)
+    rings = config.words * filled_block_rams(config.word_bits, config.patch_depth)
+    if config.residual_lanes:
+        waiting = 1 << ResidualAdder.latency(config).bit_length()
+        rings += block_rams(config.word_bits, config.residual_depth)
+        rings += block_rams(config.word_bits + destination_layout(config).size, waiting)
     hard = config.hard_lanes + len(config.hard_columns)
-    parts = [(3030, 2850), *[(365, 256)] * config.lanes]
-    for lane in range(config.lanes):
-        depthwise = _requantiser(config.depthwise_window_bits, lane < config.hard_lanes)
-        parts += [_column(config, lane), depthwise, (1000, 980)]
     return {
-        "lut": round(1.17 * sum(lut for lut, _ in parts)),
-        "ff": sum(ff for _, ff in parts),
+        "lut": round(lut),
+        "ff": round(ff),
         "mult": config.columns * config.array_rows + Requantiser.hard_multipliers * hard,
-        "ebr": memories + patch,
+        "ebr": memories + rings,
     }
+
+
+def share(used: int, available: int) -> float:
+    """Part of what there is; of nothing, as many times as are used."""
+    return used / max(available, 1)

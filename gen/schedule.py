@@ -1,6 +1,6 @@
 """Schedule: the job words of a plan, and their exact cycles."""
 
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
 
 from amaranth import Shape
@@ -10,6 +10,7 @@ from gen.errors import GenError
 from gen.layout import Placement, ceil_div, patches_of
 from gen.order import Row, rows_to_await
 from gen.stages import Stage
+from gen.waits import Ledger, StageCycles, row_causes
 from hw.array import MacArray
 from hw.config import WINDOW, CoreConfig
 from hw.core import Core, filled_memories
@@ -20,7 +21,7 @@ from hw.memory import FillWord
 from hw.program import Sequencer
 from hw.window import WindowGenerator
 
-__all__ = ["Addresses", "StageCycles", "array_program", "cycles_of", "limits", "window_program"]
+__all__ = ["Addresses", "array_program", "cycles_of", "limits", "window_program"]
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,6 @@ class Addresses:
     weights: int
     scales: int
     residual: int
-
-
-@dataclass(frozen=True)
-class StageCycles:
-    """When a stage's array began and ended, counted from ``start``, and how many cycles the array was busy with it."""
-
-    name: str
-    begin: int
-    end: int
-    busy: int
 
 
 def _bounds(scaling):
@@ -279,40 +270,58 @@ def cycles_of(stages: list[Stage], order: list[Row], config: CoreConfig) -> tupl
     credits = _Credits(config.patch_depth)
     window_free, window_last = 0, -drain  # first cycle for another job; last issue
     array_free = -1  # last issue of the array
-    begin, end, busy = {}, {}, Counter()
-    current = None
+    begin, end, ledger = {}, {}, Ledger()
+    current, before = None, None
     for (at, _), (source, residual) in zip(order, rows_to_await(stages, order), strict=True):
         stage = stages[at]
         patches = patches_of(stage, config)
         groups = ceil_div(stage.output_shape[2], config.lanes)
+        residual_words = None
         if stage.residual is not None:
             jobs.take(due=max(window_free, window_last + drain + 1), free=window_free)
-            issue = jobs.take(due=written[residual], free=window_free) + 1
+            taken = jobs.take(due=written[residual], free=window_free)
+            first = issue = taken + 1
             for _ in stage.region.columns:
                 window_last = credits.take(groups, issue) + groups - 1
                 issue = window_last + 1
+            residual_words = taken, written[residual], first, window_last
             window_free, current = issue, None
         if current is not stage:
             jobs.take(due=max(window_free, window_last + drain + 1), free=window_free)
             current = stage
-        sum_cycles = patches.sum_words * groups
+        sum_cycles, useful = patches.sum_words * groups, patches.words * groups
         to_patch = WindowGenerator.latency + 4
         to_patch += DepthwiseEngine.latency(config) if patches.mode == WindowMode.DEPTHWISE else Gather.latency
-        issue = jobs.take(due=written[source], free=window_free) + 1
+        engine = "depthwise" if patches.mode == WindowMode.DEPTHWISE else "gather"
+        taken = jobs.take(due=written[source], free=window_free)
+        issue = taken + 1
         job_taken = max(job_array, array_free + 1)
         job_array = job_taken + Sequencer.period
         array_next = job_taken + 1
         freed = _credits(stage, patches, config)
+        causes, rest = row_causes(
+            issue, taken=taken, written=written[source], to_patch=to_patch, changed=at != before,
+            residual=residual_words,
+        )  # fmt: skip
         for _ in stage.region.columns:
-            window_last = credits.take(patches.words, issue) + patches.cycles - 1
+            issued = credits.take(patches.words, issue)
+            window_last = issued + patches.cycles - 1
             sums = max(array_next, window_last + to_patch)
             begin.setdefault(at, sums)
+            if sums == array_next:  # the patch is there; at most a job was not
+                ledger.wait(at, sums - array_free - 1, (), "jobs")
+            else:
+                late = (engine, patches.cycles), ("memory", issued - issue), *causes
+                ledger.wait(at, sums - array_free - 1, late, rest)
+            causes, rest = (), "fill"
             array_free = sums + sum_cycles - 1
             credits.give(array_free + 3, freed)
             array_next, issue = array_free + 1, window_last + 1
-        window_free = window_last + 1
+        window_free, before = window_last + 1, at
         written.append(array_free + write + 1)
         end[at] = array_free
-        busy[at] += sum_cycles * len(stage.region.columns)
-    report = [StageCycles(stage.name, begin[n], end[n], busy[n]) for n, stage in enumerate(stages)]
+        ledger.sum(at, useful * len(stage.region.columns))
+        ledger.wait(at, (sum_cycles - useful) * len(stage.region.columns), (), "adder")
+    ledger.wait(at, write + 1, (), "requantiser")
+    report = [ledger.stage(n, stage.name, begin[n], end[n]) for n, stage in enumerate(stages)]
     return array_free + write + 2, report

@@ -39,6 +39,8 @@ class Survey:
         Where to plan it for, by name.
     folding : bool
         Whether constant channels fold away.
+    packing : bool or None
+        Whether two MACs share a multiplier; None: where the plan is the better for it.
     array : (int, int) or None
         Fixes the array.
     inputs : Path or None
@@ -51,6 +53,7 @@ class Survey:
 
     board: str
     folding: bool
+    packing: bool | None
     array: tuple[int, int] | None
     inputs: Path | None
     count: int
@@ -85,7 +88,7 @@ class Survey:
     def _simulated(self, network):
         steps, board = Steps(), boards.get(self.board)
         with steps.step("plan", "Plan"):
-            planned = plan(network, board, array=self.array)
+            planned = plan(network, board, array=self.array, packing=self.packing)
         folder = result_folder(network, board, self.directory)
         report = simulate(planned, self._inputs_of(network), directory=folder)
         report["seconds"] = steps.seconds | report["seconds"]

@@ -25,6 +25,7 @@ def describe(where: Whereabouts) -> dict:
         "largest_activation_bytes": max(map(_bytes, _tensors(table))),
         "lanes": where.lanes,
         "feature_bytes": where.feature_bytes,
+        "packing": not where.problems and where.unshared is None,
         "problems": where.problems,
         "layers": [_describe_layer(place) for place in where.layers],
     }
@@ -107,7 +108,11 @@ def _memory(where):
     """Sentences about the feature memory, or why the accelerator cannot run the network."""
     if where.problems:
         return ["the accelerator cannot run it:", *where.problems]
-    return [f"feature memory: {where.feature_bytes:,} bytes with {where.lanes} lanes, N of --array KxN"]
+    sharing = f"one MAC each, for {where.unshared}" if where.unshared else "two MACs each, with --packing on"
+    return [
+        f"multipliers: {sharing}",
+        f"feature memory: {where.feature_bytes:,} bytes with {where.lanes} lanes, N of --array KxN",
+    ]
 
 
 def _reads(where):

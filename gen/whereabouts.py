@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from gen.layout import place
 from gen.order import kept_rows, order_of
+from gen.packing import prevented
 from gen.stages import MOVED, host_layers, results_of, stages_or_problems
 from gen.table import Layer, Table, TensorType
 from hw.config import BANKS, ArrayShape
@@ -58,6 +59,8 @@ class Whereabouts:
         What the feature memory needs on such an array, as a plan for it says.
     problems : list of str
         Why the accelerator cannot run it.
+    unshared : str or None
+        Why two output channels cannot share multipliers on such an array; None where they can.
     """
 
     table: Table
@@ -65,16 +68,19 @@ class Whereabouts:
     lanes: int
     feature_bytes: int | None
     problems: list[str]
+    unshared: str | None
 
 
-def whereabouts(network: Table, table: Table, lanes: int = LANES) -> Whereabouts:
-    """Where ``network`` runs, of which ``table`` is the lowered form, on an array of ``lanes`` columns."""
+def whereabouts(network: Table, table: Table, lanes: int = LANES, words: int = 1) -> Whereabouts:
+    """Where ``network`` runs, of which ``table`` is the lowered form, on an array of K = lanes x words by N = lanes."""
     stages, problems = stages_or_problems(table)
-    rows, computed, depth = {}, {}, None
+    rows, computed, depth, unshared = {}, {}, None, None
     if not problems:
         results = results_of(table)
         kept = kept_rows(stages, results)
-        _, depth = place(stages, ArrayShape(lanes=lanes, words=1), order_of(stages, kept), kept, results)
+        array = ArrayShape(lanes=lanes, words=words)
+        _, depth = place(stages, array, order_of(stages, kept), kept, results)
+        unshared = prevented(table, stages, array)
         rows = {layer.name: 0 for stage in stages for layer in stage.layers}
         rows |= {stage.output: kept.get(stage.output, stage.output_shape[0]) for stage in stages}
         for number, stage in enumerate(stages):
@@ -99,4 +105,4 @@ def whereabouts(network: Table, table: Table, lanes: int = LANES) -> Whereabouts
         )
         for layer in network.layers
     ]
-    return Whereabouts(table, places, lanes, None if depth is None else depth * BANKS * lanes, problems)
+    return Whereabouts(table, places, lanes, None if depth is None else depth * BANKS * lanes, problems, unshared)

@@ -152,7 +152,7 @@ class Ram(wiring.Component):
 class FillMemory(wiring.Component):
     """A :class:`Ram` that one engine reads and the host writes, over the fill bus, in slices of 36 bits.
 
-    Latency and ``init`` are the Ram's.
+    Latency and ``init`` are the Ram's; a read finds a write three cycles later.
 
     Parameters
     ----------
@@ -172,7 +172,9 @@ class FillMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        fill, places = self.fill, self._places
+        places = self._places
+        # Whom it is for takes a cycle to tell.
+        address, data = delay(m, "address", self.fill.address, 1), delay(m, "data", self.fill.data, 1)
         for n, width in enumerate(_slice_widths(self.width)):
             low, count = n * SLICE_BITS, block_rams(width, self.depth)
             ours, places = places[:count], places[count:]
@@ -180,9 +182,10 @@ class FillMemory(wiring.Component):
                 width=width, depth=self.depth, primitives=self._primitives, places=ours,
                 init=[word >> low & (1 << width) - 1 for word in self._init],
             )  # fmt: skip
+            write = self.fill.writes(self.select + n, self.depth)
             m.d.comb += [
-                ram.w_en.eq(fill.writes(self.select + n, self.depth)),
-                ram.w_addr.eq(fill.address), ram.w_data.eq(fill.data),
+                ram.w_en.eq(delay(m, f"write_{n}", write, 1, reset_less=False)),
+                ram.w_addr.eq(address), ram.w_data.eq(data),
                 ram.r_addr.eq(self.r_addr), self.r_data[low:][:width].eq(ram.r_data),
             ]  # fmt: skip
         return m

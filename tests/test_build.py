@@ -14,7 +14,7 @@ from boards.pll import achievable
 from boards.top import emit
 from gen import build as building
 from gen import tools
-from gen.build import Routed, RouterWatch, build, nextpnr_phase, retune, yosys_phase
+from gen.build import Routed, RouterWatch, build, count, nextpnr_phase, retune, yosys_phase
 from gen.errors import GenError
 from gen.table import Layer, Quantization, Table, TensorType
 from hw.places import CORE_ANYWHERE
@@ -286,6 +286,7 @@ def test_the_clock_is_the_fastest_that_the_routed_design_meets(fake_tools, tmp_p
     assert report["latency_us"] == pytest.approx(1000 / clock_mhz, rel=1e-5)
     assert report["fps"] == pytest.approx(1e6 / report["latency_us"])
     assert report["resources"]["mult"] == {"used": 9, "available": 156}
+    assert report["resources_estimated"] == {"lut": 1}
     assert (report["model"], report["cycles"], report["seed"]) == ("echo", 1000, 1)
     assert report["tools"] == {"yosys": "0.99+12", "nextpnr-ecp5": "7.6.5", "ecppack": "9.8-7-g654"}
     assert set(report["seconds"]) == {"emit", "top", "synthesis", "place_and_route", "pack"}
@@ -299,6 +300,47 @@ def test_the_clock_is_the_fastest_that_the_routed_design_meets(fake_tools, tmp_p
         *("core.v", "gated_adder.v", "top.v", "top.lpf", "top.bit", "report.json"),
         *("yosys.log", "nextpnr.log", "ecppack.log"),
     }
+
+
+PACK_ONLY = """
+report = {}
+assert args[-1] == "--pack-only" and "--textcfg" not in args
+print("Info: Device utilisation:")
+print("Info: \\t          TRELLIS_IO:      12/    365     3%")
+for number, cell in enumerate(("DP16KD", "MULT18X18D", "TRELLIS_FF", "TRELLIS_COMB")):
+    print(f"Info: \\t{cell:>20}: {7846 + number:7}/{83640 + number:7}     9%")
+sys.exit()
+"""
+
+
+def test_counting_without_placing(fake_tools, tmp_path):
+    fake_tools("nextpnr-ecp5", nextpnr("pass").replace('seed = int(args[args.index("--seed") + 1])', PACK_ONLY))
+    (tmp_path / "top.bit").write_text("of an earlier run")
+    report = count(make_plan(), directory=tmp_path)
+    assert report["resources"] == {
+        "ebr": {"used": 7846, "available": 83640}, "mult": {"used": 7847, "available": 83641},
+        "ff": {"used": 7848, "available": 83642}, "lut": {"used": 7849, "available": 83643},
+    }  # fmt: skip
+    assert (report["resources_estimated"], report["model"]) == ({"lut": 1}, "echo")
+    assert report["tools"] == {"yosys": "0.99+12", "nextpnr-ecp5": "7.6.5"}
+    assert set(report["seconds"]) == {"emit", "top", "synthesis", "pack"}
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    left = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert left == {
+        *("core.v", "gated_adder.v", "top.v", "top.lpf", "top.json", "report.json"),
+        *("yosys.log", "nextpnr.log"),
+    }
+
+
+def test_a_count_that_is_not_told(fake_tools, tmp_path):
+    fake_tools("nextpnr-ecp5", "print('Info:  TRELLIS_FF: 7/ 9 0%')\n")
+    with pytest.raises(GenError) as caught:
+        count(make_plan(), directory=tmp_path)
+    assert str(caught.value) == (
+        "nextpnr's log does not tell how many TRELLIS_COMB, MULT18X18D, DP16KD the design takes"
+    )  # fmt: skip
+    with pytest.raises(GenError, match="board 'sim' exists only for simulation and cannot be built"):
+        count(make_plan("sim"), directory=tmp_path)
 
 
 def test_the_best_of_several_seeds_is_kept(fake_tools, tmp_path):

@@ -46,8 +46,8 @@ def described(network):
 class FakePlan:
     """Stands for gen.plan.Plan where a test is about the command line alone."""
 
-    def __init__(self, table, board, array):
-        self.table, self.board, self.array = table, board, array
+    def __init__(self, table, board, array, packing):
+        self.table, self.board, self.array, self.packing = table, board, array, packing
         self.fits = board.name != "ulx3s-12f"
 
     def report(self):
@@ -74,8 +74,8 @@ def fakes(monkeypatch):
         calls.build = types.SimpleNamespace(plan=plan, directory=directory, verify=verify, seeds=seeds)
         return {**plan.report(), "resources": {"lut": {"used": 10, "available": 40}}, "timing_met": True}
 
-    def plan(table, board, *, array=None):
-        return FakePlan(table, board, array)
+    def plan(table, board, *, array=None, packing=None):
+        return FakePlan(table, board, array, packing)
 
     for name, function in (("plan", plan), ("simulate", simulate), ("build", build)):
         module = types.ModuleType(f"gen.{name}")
@@ -185,7 +185,7 @@ def test_as_a_program():
     assert "conv_pw_13" in result.stdout
 
 
-@pytest.mark.parametrize("verb", ("build", "simulate", "check", "table"))
+@pytest.mark.parametrize("verb", ("build", "simulate", "check", "table", "resources"))
 def test_help(verb):
     result = run(verb, "--help")
     assert result.exit_code == 0
@@ -256,6 +256,41 @@ def test_check(fakes, tmp_path):
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
 
 
+@pytest.mark.parametrize("option, packing", [([], None), (["--packing", "on"], True), (["--packing", "off"], False)])
+def test_packing_reaches_the_plan(fakes, monkeypatch, tmp_path, option, packing):
+    for verb in ("simulate", "build"):
+        assert run(verb, SMALL, *option, "-o", tmp_path).exit_code == 0
+        assert getattr(fakes, verb).plan.packing is packing
+    asked = []
+    monkeypatch.setattr(sys.modules["gen.plan"], "plan", lambda table, board, **options: asked.append(options))
+    run("check", SMALL, *option)
+    assert asked == [{"array": None, "packing": packing}]
+
+
+def test_packing_as_a_program():
+    """16 x 16 is more than the board's multipliers, unless two MACs share one."""
+    result = program("check", "--board", "ulx3s", "--array", "16x16", "--json")
+    report = json.loads(result.stdout)
+    assert (result.returncode, report["packing"]) == (0, True)
+    assert (report["array"]["k"], report["array"]["n"], report["array"]["macs_per_cycle"]) == (16, 16, 256)
+    assert 128 <= report["resources"]["mult"]["used"] <= 156
+    result = program("check", "--board", "ulx3s", "--array", "16x16", "--packing", "off")
+    assert result.returncode == 1
+    assert "MULT18X18D: needs about 256, 100 more than the 156 there are" in result.stderr
+    assert run("check", "--packing", "maybe").exit_code == 2
+
+
+def test_table_tells_of_packing():
+    def told(*options):
+        return re.search(r"^multipliers: (.*?) *$", run("table", SMALL, *options).stdout, re.MULTILINE)[1]
+
+    assert told() == told("--packing", "on") == "two MACs each, with --packing on"
+    assert told("--packing", "off") == "one MAC each, for --packing off"
+    assert told("--array", "6x3") == "one MAC each, for N is odd, 3"
+    for options, packing in (([], True), (["--packing", "off"], False), (["--array", "6x3"], False)):
+        assert json.loads(run("table", SMALL, "--json", *options).stdout)["packing"] is packing
+
+
 @pytest.mark.parametrize("form", ([], ["--json"]))
 def test_check_of_what_does_not_fit(fakes, form):
     result = run("check", SMALL, "--board", "ulx3s-12f", *form)
@@ -318,6 +353,32 @@ def test_build(fakes, tmp_path):
     result = run("build", SMALL, "--no-verify", "--json")
     assert (fakes.build.verify, fakes.build.seeds) == (False, 1)
     assert json.loads(result.stdout)["timing_met"]
+
+
+def test_resources(fakes, monkeypatch, tmp_path):
+    """Counts beside estimates, and how far these are off; nothing where there is nothing to compare with."""
+    asked = []
+
+    def count(plan, *, directory):
+        asked.append(directory)
+        counts = {"lut": (1100, 1000, 83640), "ff": (95, 100, 200), "mult": (0, 0, 156)}
+        resources = {name: {"used": used, "available": there} for name, (_, used, there) in counts.items()}
+        estimated = {name: estimate for name, (estimate, _, _) in counts.items()}
+        return {**plan.report(), "resources": resources, "resources_estimated": estimated}
+
+    monkeypatch.setattr(sys.modules["gen.build"], "count", count, raising=False)
+    monkeypatch.chdir(tmp_path)
+    result = run("resources", SMALL)
+    assert result.exit_code == 0, result.stderr
+    assert [line.split() for line in result.stdout.splitlines() if "," in line or "%" in line] == [
+        ["lut", "1,100", "1,000", "+10.0%", "83,640"], ["ff", "95", "100", "-5.0%", "200"],
+    ]  # fmt: skip
+    assert ["mult", "0", "0", "156"] in [line.split() for line in result.stdout.splitlines()]
+    assert json.loads(run("resources", SMALL, "--json", "-o", tmp_path).stdout)["resources_estimated"]["ff"] == 95
+    assert asked == [Path("build/mobilenet_v1_0.25_32_4-ulx3s/synthesis"), tmp_path]
+    result = run("resources", "--board", "sim")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--board sim has no bitstream" in result.stderr
 
 
 @pytest.mark.parametrize(

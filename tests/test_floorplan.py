@@ -145,7 +145,9 @@ def test_the_core_names_its_places():
         memories = [of_part.pop(f"{part}.{name}_{n}") for name in ("weights", "bias", "scale")]
         # 32 bits of weights and nearly a thousand of them are two block RAMs; biases and multipliers are one each.
         assert [len(places) for places in memories] == [2, 1, 1]
-        assert sum(memories, []) == [BESIDE[name] for name in column.multipliers]
+        # From the left in the first column, from the right in the next.
+        sites = [BESIDE[name] for name in (*column.multipliers, *column.requantiser)]
+        assert sum(memories, []) == (sites[::-1] if n else sites)[:4]
     for n, lane in enumerate(die.lanes):
         assert of_part.pop(f"core.depthwise.requantiser_{n}") == list(lane)
     assert of_part.pop("core.depthwise.coefficients") == [BESIDE[name] for lane in die.lanes for name in lane]
@@ -189,7 +191,8 @@ def test_with_shared_multipliers_the_core_names_its_places():
         names = [f"weights_{n}", *(f"{kind}_{c}" for c in (2 * n, 2 * n + 1) for kind in ("bias", "scale"))]
         memories = sum((of_part[f"{part}.{name}"] for name in names), [])
         multipliers = [name for column in both for name in (*column.multipliers, *column.requantiser)]
-        assert memories == [BESIDE[name] for name in multipliers][: len(memories)]
+        sites = [BESIDE[name] for name in multipliers]
+        assert memories == (sites[::-1] if n else sites)[: len(memories)]
     assert "core.array.column_2.products" not in of_part
     assert len({place for _, place in cells}) == len(cells)
 

@@ -1,10 +1,12 @@
 """Plans: the fastest array that fits, or what does not fit, by how much, and what would."""
 
+import io
 import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 from test_order import block
 from test_stages import combined, convolution, network
 
@@ -16,6 +18,7 @@ from gen.layout import patches_of, place
 from gen.passes import lower
 from gen.plan import FAST_ENOUGH_US, plan
 from gen.source import resolve
+from gen.waits import WAITS
 from hw.core import filled_memories
 
 ULX3S, SIM = boards.get("ulx3s"), boards.get("sim")
@@ -128,7 +131,7 @@ def test_arrays_that_cannot_be_built(digits, array):
 
 def test_an_array_that_does_not_fit(digits):
     with pytest.raises(GenError) as caught:
-        plan(digits, ULX3S, array=(32, 16))
+        plan(digits, ULX3S, array=(32, 16), packing=False)
     assert "digits does not fit ulx3s (LFE5U-85F); closest with array 32x16:\n" in str(caught.value)
     assert "\n  MULT18X18D: needs about 512, 356 more than the 156 there are\n" in str(caught.value)
 
@@ -197,7 +200,7 @@ def test_numbers_that_the_core_holds(digits):
     ],
 )
 def test_requantisers_get_what_the_array_leaves(digits, array, board, lanes, columns):
-    planned = plan(digits, boards.get(board), array=array)
+    planned = plan(digits, boards.get(board), array=array, packing=False)
     assert (planned.config.hard_lanes, planned.config.hard_columns) == (lanes, columns)
     assert planned.resources["mult"] == array[0] * array[1] + 2 * (lanes + len(columns)) <= 28
 
@@ -215,15 +218,102 @@ def test_requantisers_get_what_the_array_leaves(digits, array, board, lanes, col
 )
 def test_two_output_channels_share_a_multiplier(digits, array, mult, lanes, columns):
     """Half as many multipliers; the rest goes to the requantisers, of which there are as many as ever."""
-    planned = plan(digits, small("ulx3s-45f", mult=mult), array=array, packing=True)
+    planned = plan(digits, small("ulx3s-45f", mult=mult, lut=50_000), array=array, packing=True)
     config = planned.config
     assert (config.outputs, config.array_rows, config.lanes, config.columns) == (2, *array, array[1] // 2)
     assert (config.hard_lanes, config.hard_columns) == (lanes, columns)
     assert planned.resources["mult"] == array[0] * array[1] // 2 + 2 * (lanes + len(columns)) <= mult
-    apart = plan(digits, SIM, array=array)
+    apart = plan(digits, SIM, array=array, packing=False)
     assert apart.config.outputs == 1 and apart.digest != planned.digest
-    report = planned.report()["array"]
-    assert (report["k"], report["n"], report["macs_per_cycle"]) == (*array, array[0] * array[1])
+    report = planned.report()
+    assert report["packing"] and not apart.report()["packing"]
+    for counted in (report["array"], apart.report()["array"]):
+        assert (counted["k"], counted["n"], counted["macs_per_cycle"]) == (*array, array[0] * array[1])
+
+
+@pytest.mark.parametrize("array, mult", [((8, 4), 156), ((16, 8), 156), ((16, 8), 100), ((4, 2), 4), (None, 28)])
+def test_a_choice_between_sharing_and_not(digits, array, mult):
+    """Left to itself, a plan shares multipliers where only that fits, and else where it comes out smaller."""
+    board = small("ulx3s", mult=mult)
+    left = plan(digits, board, array=array)
+    others = []
+    for packing in (False, True):
+        try:
+            others.append(plan(digits, board, array=array, packing=packing))
+        except GenError as error:
+            assert not packing and f"MULT18X18D: needs about {array[0] * array[1]}" in str(error)
+    best = min(others, key=lambda other: (other.latency_us > FAST_ENOUGH_US, other.resources["lut"], other.cycles))
+    assert left.config == best.config
+    if array and array[0] * array[1] > mult:
+        assert left.config.outputs == 2 and len(others) == 1
+
+
+def test_what_is_printed_of_sharing(digits):
+    shared, apart = (plan(digits, SIM, array=(8, 4), packing=packing) for packing in (True, False))
+    assert "array 8x4, two MACs a multiplier, " in printed(shared)
+    assert "array 8x4, one MAC a multiplier, " in printed(apart)
+    assert "cannot be shared" not in printed(shared) + printed(apart)
+    assert "\nmultipliers cannot be shared: N is odd, 3\n" in printed(plan(digits, SIM, array=(6, 3), packing=True))
+    layer = convolution("c", "x", (2, 2, 2), channels_in=4)
+    table = network((2, 2, 4), replace(layer, weights=np.full((2, 1, 1, 4), -128, np.int8)))
+    planned = plan(table, SIM, array=(4, 2), packing=True)
+    assert "\nmultipliers cannot be shared: weights of -128 would meet in c\n" in printed(planned)
+
+
+def test_the_candidates_and_the_choice(digits):
+    """Each array that was looked at, as a plan of its own says; one of them is chosen, and it is said why."""
+    chosen = plan(digits, ULX3S)
+    report = chosen.report()
+    assert report["candidates"] == [vars(candidate) for candidate in chosen.candidates]
+    (taken,) = (candidate for candidate in chosen.candidates if candidate.chosen)
+    assert (taken.k, taken.n, taken.cycles) == (chosen.config.array_rows, chosen.config.lanes, chosen.cycles)
+    assert len({(c.k, c.n, c.packing) for c in chosen.candidates}) == len(chosen.candidates) > 24
+    enough = [c for c in chosen.candidates if c.fits and c.latency_us <= FAST_ENOUGH_US]
+    assert chosen.reason == f"the smallest of the {len(enough)} that fit and take at most 100 us"
+    assert taken.resources["lut"] == min(c.resources["lut"] for c in enough)
+    for candidate in (chosen.candidates[3], chosen.candidates[-1]):
+        other = plan(digits, SIM, array=(candidate.k, candidate.n), packing=candidate.packing)
+        assert (other.cycles, other.resources) == (candidate.cycles, candidate.resources)
+    big = next(c for c in chosen.candidates if (c.k, c.n, c.packing) == (32, 8, False))
+    assert (big.binding, big.fits, big.resources["mult"]) == ("mult", False, 256)
+    lines = [" ".join(line.split()) for line in printed(chosen).splitlines()]
+    rows = [line for line in lines if line.endswith(" chosen")]
+    assert rows and rows[0].startswith(f"{taken.k}x{taken.n} {1 + taken.packing} {taken.cycles:,} ")
+    assert sum(line.endswith("does not fit") for line in lines) == sum(not c.fits for c in chosen.candidates) > 0
+    assert f"chosen: {chosen.reason}" in lines
+
+
+def test_reasons_of_a_choice(digits):
+    table = lower(mobilenet_v1(0.25, 96, classes=2, seed=None))
+    assert plan(digits, ULX3S, array=(8, 4), packing=True).reason == "the array that was asked for"
+    assert plan(digits, ULX3S, array=(6, 3)).reason == "the array that was asked for"
+    small_array = plan(table, ULX3S, array=(4, 2))
+    assert small_array.reason == "the smallest of the 2 that fit and are within 3 % of the fastest of these"
+    assert plan(table, small("ulx3s", mult=100), array=(16, 8)).reason == "the fastest that fits"
+
+
+def test_block_rams_of_the_simulated_board_never_bind(digits):
+    assert plan(digits, small(ebr=1), array=(4, 2)).binding != "ebr"
+    assert plan(digits, small("ulx3s", ebr=40), array=(4, 2)).binding == "ebr"
+
+
+def test_every_cycle_is_printed(digits):
+    planned = plan(digits, ULX3S, array=(8, 4), packing=False)
+    lines = [line.split() for line in printed(planned).splitlines()]
+    (total,) = (line for line in lines if line[:1] == ["total"])
+    assert int(total[1]) == planned.cycles == int(total[2]) + sum(map(int, total[4:]))
+    stages = planned.report()["stages"]
+    assert [stage["name"] for stage in stages] == [stage.name for stage in planned.stages]
+    assert sum(stage["cycles"] for stage in stages) == planned.cycles
+    for stage in stages:
+        assert stage["cycles"] == sum(stage[name] for name in ("busy", *WAITS))
+
+
+def printed(planned):
+    """A plan as ``check`` prints it."""
+    console = Console(file=io.StringIO(), width=240)
+    console.print(planned.explain())
+    return console.file.getvalue()
 
 
 def test_an_odd_number_of_channels_shares_nothing(digits):
@@ -301,7 +391,7 @@ def test_weights_that_cannot_share(weights, outputs):
     first = convolution("a", "x", (2, 2, 4), channels_in=4)
     table = network((2, 2, 4), first, replace(layer, inputs=("a",)))
     assert plan(table, SIM, array=(4, 4), packing=True).config.outputs == outputs
-    assert plan(table, SIM, array=(4, 4)).config.outputs == 1
+    assert plan(table, SIM, array=(4, 4), packing=False).config.outputs == 1
     # Four more rows, all of them 0.
     assert plan(table, SIM, array=(8, 4), packing=True).config.outputs == outputs
 

@@ -416,6 +416,7 @@ class Clockwork:
         self.room, self.taken_back, self.rows_written, self.since = config.patch_depth, 0, 0, 0
         # Array: the job at hand, patches that wait.
         self.job, self.waiting, self.pixels_left, self.words_left = None, 0, 0, 0
+        self.issues = 0  # cycles in which it sums
 
     def run(self, most=200_000):
         """Cycles from the host's start to the last word's end."""
@@ -484,6 +485,7 @@ class Clockwork:
                 self.waiting -= 1
                 self.words_left = (self.job.words + 1) * (self.job.groups + 1)
             self.words_left -= 1
+            self.issues += 1
             if not self.words_left:
                 self.returns[cycle + 2] = self.job.freed + 1
                 self.pixels_left -= 1
@@ -506,7 +508,10 @@ class Clockwork:
 def test_cycles_are_what_the_registers_say(table, arrays):
     for array in arrays:
         planned = plan(table, SIM, array=array)
-        assert Clockwork(planned).run() == planned.cycles
+        clockwork = Clockwork(planned)
+        assert clockwork.run() == planned.cycles
+        assert sum(stage.busy + stage.waits.get("adder", 0) for stage in planned.stage_cycles) == clockwork.issues
+        assert sum(stage.cycles for stage in planned.stage_cycles) == planned.cycles
 
 
 @pytest.mark.parametrize("table, array", [(block(9), (4, 4)), (block_chain(), (8, 4)), (lower(resolve(None)), (4, 2))])
@@ -550,7 +555,8 @@ def test_cycles_of_a_ring_count_both_stages():
     order = order_of(stages, {"e": 6})
     config = dimensions(4, patch_depth=64, residual_lanes=1)
     _, (expand, project) = cycles_of(stages, order, config)
-    assert (expand.busy, project.busy) == (9 * 12 * 3, 9 * 12 * 4)
+    assert (expand.busy, project.busy) == (9 * 12 * 3, 9 * 12 * 3)
+    assert (expand.waits.get("adder"), project.waits["adder"]) == (None, 9 * 12)
     assert expand.begin < project.begin < expand.end < project.end
 
 
