@@ -288,11 +288,25 @@ def pools():
     """Regions, windows that repeat, maxima, sums over parts of a tensor."""
     pool = Layer("a", "average_pool2d", ("x",), int8(7, 8, 5), kernel=(3, 3), padding=(1, 1, 1, 1))
     greatest = Layer("g", "max_pool2d", ("x",), int8(7, 8, 5), kernel=(2, 3), padding=(1, 0, 1, 1))
-    factor = Layer(
-        "m", "mul", ("g",), int8(7, 8, 5), constant=np.array(-128, np.int8),
-        constant_quantization=replace(int8().quantization, scale=0.004, zero_point=127),
+    finer = replace(int8().quantization, scale=0.31 * int8().quantization.scale)
+    term = Layer(
+        "m", "add", ("g",), replace(int8(7, 8, 5), quantization=finer), constant=np.array(77, np.int8),
+        constant_quantization=replace(finer, scale=0.07, zero_point=-50),
     )  # fmt: skip
-    return network((7, 8, 5), pool, greatest, factor, combined("s", "a", "m", (7, 8, 5)))
+    table = network((7, 8, 5), pool, greatest, term, combined("s", "a", "m", (7, 8, 5)))
+    assert {stage.repeats for stage in stages_of(table)} == {1, 2}
+    return table
+
+
+def convolutions():
+    """Narrow windows one, two and three columns apart; wide ones, odd and even in number."""
+    return network(
+        (13, 9, 1),
+        convolution("c", "x", (7, 5, 12), channels_in=1, kernel=(10, 4), stride=(2, 2), padding=(5, 4, 2, 2)),
+        convolution("d", "c", (7, 5, 9), channels_in=12, kernel=(3, 3), padding=(1, 1, 1, 1)),
+        convolution("e", "d", (7, 5, 2), channels_in=9, kernel=(3, 3), padding=(1, 1, 1, 1)),
+        convolution("f", "e", (4, 5, 17), channels_in=2, kernel=(5, 5), stride=(2, 1), padding=(2, 2, 2, 2)),
+    )
 
 
 @pytest.mark.parametrize(
@@ -300,6 +314,8 @@ def pools():
     [
         (block_chain(), (4, 2), 3), (block_chain(), (8, 4), 3), (block_chain(), (3, 3), 3), (block(13), (2, 2), 1),
         (block(13, stride=2), (5, 5), 1), (pools(), (4, 2), 0), (pools(), (3, 3), 0), (pools(), (2, 1), 0),
+        (convolutions(), (8, 4), 0), (convolutions(), (16, 8), 0), (convolutions(), (18, 6), 0),
+        (convolutions(), (24, 6), 0),
         (lower(mobilenet_v2(0.35, 32, classes=4, seed=None)), (16, 8), 2),
     ],
 )  # fmt: skip
@@ -501,6 +517,7 @@ class Clockwork:
         (block(13, stride=2), ((8, 4), (5, 5))),
         (block_chain(), ((4, 2), (8, 4), (3, 3))),
         (pools(), ((4, 2), (2, 1))),
+        (convolutions(), ((8, 4), (16, 8), (18, 6), (24, 6), (5, 5))),
         (lower(mobilenet_v2(0.35, 32, classes=4, seed=None)), ((16, 8),)),
         (lower(resolve(None)), ((4, 2), (6, 3))),
     ],

@@ -55,7 +55,7 @@ class Layer:
         """
         if self.whole or self.beats == 1:
             return [(beat, False) for beat in range(self.beats)]
-        count = {1: 1, 2: 2, 3: 3, 4: 2}[config.words]
+        count = {1: 1, 2: 2, 3: 3, 4: 2, 6: 3}[config.words]
         groups = {}
         for tap in range(9):
             groups.setdefault((9 * number + tap) // count, []).append(tap)
@@ -84,7 +84,7 @@ def random_layer(rng, config, *, written=0, **fixed):
         "repeats": rng.choice((1, 2, 4, 16)) if kernel == (1, 1) else 1,
         "step": rng.choice((1, 2, 3, 3)),
     } | fixed
-    several = 1, 1, {1: 9, 2: 5, 3: 3, 4: 5}[config.words]
+    several = 1, 1, {1: 9, 2: 5, 3: 3, 4: 5, 6: 3}[config.words]
     fields.setdefault("beats", rng.choice((1, 2, 7) if fields["whole"] else several))
     rows = fields["results"][0]
     needs = []
@@ -370,6 +370,21 @@ def test_room_for_exactly_one_patch():
     layers, jobs, banks = program(rng, config, 2, **fixed)
     walked = run(layers, jobs, banks, config, free_delay=(20, 40), rows=(0, 99))
     assert len(walked.freed) == 16
+
+
+@pytest.mark.parametrize("words, beats", [(1, 9), (2, 5), (3, 3), (4, 5), (6, 3)])
+def test_taps_together(words, beats):
+    """Windows of odd and even number, pixel after pixel: each patch begins with its first taps together."""
+    rng = random.Random(40 + words)
+    config = small_config(lanes=1, words=words, feature_depth=512)
+    for channels in (1, 2, 3):
+        for kernel in ((3, 3), (3, 4)):
+            tensor = np.random.default_rng(channels).integers(-128, 128, (4, 5, channels), np.int8)
+            fixed = {
+                "tensor": tensor, "kernel": kernel, "step": 3, "results": (2, 3), "whole": 0, "beats": beats,
+                "patch_words": 1, "mode": WindowMode.WIDE,
+            }  # fmt: skip
+            run(*program(rng, config, 1, **fixed), config, rows=(0, 99))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
