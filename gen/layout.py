@@ -130,8 +130,8 @@ def patches_of(stage: Stage, array: ArrayShape) -> Patches:
 def _narrow_patches(stage, array, least):
     """Few channels, packed: a window fills as many patch words as its 3 x 3 positions need, or else one feature word.
 
-    The latter, with as many columns as it holds, where the patch becomes shorter, and the sums still take no less than
-    the windows, of which there may be more: so that the window generator works ahead for the next stage as before.
+    The latter, with as many columns as it holds, where the patch becomes shorter, and the sums still take twice as long
+    as the windows, of which there may be more: so that the window generator has time to work ahead for other stages.
     """
     channels = stage.source_shape[2]
     down, across = _tiles(stage.kernel)
@@ -143,7 +143,7 @@ def _narrow_patches(stage, array, least):
     across = ceil_div(stage.kernel[1], step)
     shared = Patches(WindowMode.NARROW, (down, across), step, 1, False, 1, ceil_div(down * across, array.words), least)
     sums = shared.sum_words * ceil_div(stage.output_shape[2], array.lanes)
-    better = shared.words < tight.words and shared.cycles <= sums and across <= _MOST_TILES
+    better = shared.words < tight.words and 2 * shared.cycles <= sums and across <= _MOST_TILES
     return shared if better else tight
 
 

@@ -40,8 +40,8 @@ def convolutions():
     """Kernels of several windows: narrow ones two columns apart, wide ones whose number is odd and even."""
     return network(
         (9, 7, 1),
-        convolution("c", "x", (5, 4, 12), channels_in=1, kernel=(5, 4), stride=(2, 2), padding=(2, 2, 2, 2)),
-        convolution("d", "c", (3, 4, 8), channels_in=12, kernel=(3, 3), stride=(2, 1), padding=SIDES),
+        convolution("c", "x", (5, 4, 36), channels_in=1, kernel=(5, 4), stride=(2, 2), padding=(2, 2, 2, 2)),
+        convolution("d", "c", (3, 4, 8), channels_in=36, kernel=(3, 3), stride=(2, 1), padding=SIDES),
         convolution("e", "d", (2, 2, 8), channels_in=8, kernel=(4, 3), padding=(1, 1, 0, 0)),
     )
 

@@ -302,10 +302,10 @@ def convolutions():
     """Narrow windows one, two and three columns apart; wide ones, odd and even in number."""
     return network(
         (13, 9, 1),
-        convolution("c", "x", (7, 5, 12), channels_in=1, kernel=(10, 4), stride=(2, 2), padding=(5, 4, 2, 2)),
-        convolution("d", "c", (7, 5, 9), channels_in=12, kernel=(3, 3), padding=(1, 1, 1, 1)),
+        convolution("c", "x", (7, 5, 48), channels_in=1, kernel=(10, 4), stride=(2, 2), padding=(5, 4, 2, 2)),
+        convolution("d", "c", (7, 5, 9), channels_in=48, kernel=(3, 3), padding=(1, 1, 1, 1)),
         convolution("e", "d", (7, 5, 2), channels_in=9, kernel=(3, 3), padding=(1, 1, 1, 1)),
-        convolution("f", "e", (4, 5, 17), channels_in=2, kernel=(5, 5), stride=(2, 1), padding=(2, 2, 2, 2)),
+        convolution("f", "e", (4, 5, 33), channels_in=2, kernel=(5, 5), stride=(2, 1), padding=(2, 2, 2, 2)),
     )
 
 
@@ -403,8 +403,9 @@ def test_patches():
         ((5, 5), 1, 64, (16, 2), ((2, 2), 3, 1, False, 2)), ((5, 5), 4, 64, (16, 2), ((2, 5), 1, 1, False, 5)),
         # Too many channels for a column in a word.
         ((5, 5), 3, 64, (8, 2), ((2, 2), 3, 2, True, 8)),
-        # The windows would take longer than the sums; or are more than a job counts.
-        ((9, 8), 1, 7, (3, 4), ((3, 3), 3, 1, True, 9)),
+        # The windows would take more than half as long as the sums; or are more than a job counts.
+        ((9, 8), 1, 7, (3, 4), ((3, 3), 3, 1, True, 9)), ((3, 8), 1, 28, (4, 4), ((1, 3), 3, 1, True, 3)),
+        ((3, 8), 1, 32, (4, 4), ((1, 8), 1, 1, False, 2)),
         ((10, 8), 1, 8, (8, 2), ((4, 3), 3, 1, True, 12)), ((3, 3), 1, 64, (8, 2), ((1, 1), 3, 1, True, 1)),
         ((4, 20), 2, 64, (8, 2), ((2, 7), 3, 2, True, 28)), ((4, 16), 2, 64, (8, 2), ((2, 16), 1, 1, False, 16)),
     ],
