@@ -67,10 +67,10 @@ def test_windows_that_come_slower_than_they_are_summed():
     assert stage.busy == 42
     # Three cycles of each pixel, and all four of a row's first, which waits for a job word too.
     assert (stage.waits["depthwise"], stage.waits.get("gather"), stage.waits.get("jobs")) == (42 * 3 + 6, None, None)
-    # 8 x 4: a patch word is two windows' words; nine beats of four groups are 36 words, of which 18 hide behind sums.
+    # 8 x 4: nine taps go in five beats, four groups in 20 cycles a pixel, of which 18 hide behind sums.
     wide = convolution("c", "x", (6, 7, 4), channels_in=16, kernel=(3, 3), padding=(1, 1, 1, 1))
     (stage,) = planned(wide, shape=(6, 7, 16), array=(8, 4)).stage_cycles
-    assert (stage.busy, stage.waits["gather"], stage.waits.get("depthwise")) == (42 * 18, 36 + 5 * 19 + 36 * 18, None)
+    assert (stage.busy, stage.waits["gather"], stage.waits.get("depthwise")) == (42 * 18, 20 + 5 * 3 + 36 * 2, None)
 
 
 def test_rows_on_their_way():
