@@ -28,11 +28,15 @@ __all__ = ["Routed", "RouterWatch", "build", "count", "nextpnr_phase", "retune",
 #: Longest that synthesis, or place and route of one seed, may take.
 TOOL_LIMIT_S = 2 * 3600
 
-#: Iterations that the router gets to become better. Asked for a clock that is out of reach, it would go on for ever.
-PATIENCE = 30
+#: Iterations that the router gets to become better. Asked for a clock that is out of reach, it would go on for ever; a
+#: last wire may take 40.
+PATIENCE = 60
 
-#: Share of the clock that a placement promises which routing is asked for, where more was out of reach.
-ROUTED_SHARE = 0.9
+#: What a placement must promise of the clock asked for, for routing to be worth a try.
+PROMISED_SHARE = 0.9
+
+#: What is asked for where more was out of reach, of the clock that was or that the placement promises.
+SECOND_SHARE = 0.95
 
 #: What a run leaves in its folder; all of it is removed before the next.
 _PRODUCTS = (
@@ -68,7 +72,7 @@ def nextpnr_phase(line: str) -> str | None:
 class RouterWatch:
     """Looks at nextpnr's log; calling it with a line ends the tool when mending timing leads nowhere.
 
-    That is when the placement already promises less than is asked for, or the router makes no headway.
+    That is when the placement promises far less than is asked for, or the router makes no headway.
 
     Attributes
     ----------
@@ -87,11 +91,13 @@ class RouterWatch:
 
     def __call__(self, line: str):
         clock = re.match(
-            rf"\w+: Max frequency for clock\s+'(?:\$glbnet\$)?{CORE_CLOCK_NET}': ([\d.]+) MHz \((\w+)", line
+            rf"\w+: Max frequency for clock\s+'(?:\$glbnet\$)?{CORE_CLOCK_NET}': "
+            r"([\d.]+) MHz \(\w+ at ([\d.]+) MHz",
+            line,
         )
         if clock and self.promised_mhz is None:
             self.promised_mhz = float(clock[1])
-            if clock[2] == "FAIL":
+            if self.promised_mhz < PROMISED_SHARE * float(clock[2]):
                 raise tools.StopTool
         wrong = re.match(r"Info:\s+iter=\d+ wires=\d+ overused=(\d+) .*tmgfail=(\d+)", line)
         if wrong:
@@ -413,7 +419,7 @@ def _route(board: Board, directory, seed, seeds, asked_mhz, placer, say):
         try:
             tools.run("nextpnr-ecp5", arguments, directory=directory, log=log, on_line=on_line, timeout_s=TOOL_LIMIT_S)
         except tools.StopTool:
-            return min(asked_mhz, watch.promised_mhz or asked_mhz) * ROUTED_SHARE
+            return min(asked_mhz, watch.promised_mhz or asked_mhz) * SECOND_SHARE
         return None
 
     # A clock that is out of reach makes the router spoil what it could have: then ask for less, then for nothing.
