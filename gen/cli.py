@@ -104,8 +104,10 @@ def verb(*options, many=False):
             click.option(
                 "--packing",
                 type=click.Choice(["on", "off"]),
-                callback=lambda ctx, param, value: None if value is None else value == "on",
-                help="Whether two MACs share a multiplier.  [default: on where the plan is the better for it]",
+                callback=lambda ctx, param, value: value == "on",
+                default="off",
+                show_default=True,
+                help="Whether two MACs share a multiplier.",
             ),
             *options,
             click.option("-v", "verbose", is_flag=True, help="Show the traceback of a failure."),
@@ -151,7 +153,7 @@ def table(model, board, directory, as_json, folding, packing, array):
         click.echo(f"wrote {path}", err=True)
     k, n = array or (LANES, LANES)
     where = whereabouts(network, lowered, n, max(1, k // n))
-    if packing is False:
+    if not packing:
         where = replace(where, unshared="--packing off")
     if as_json:
         _print_json(describe(where))
