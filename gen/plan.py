@@ -235,12 +235,12 @@ class Plan:
         }
 
 
-def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: bool | None = None) -> Plan:
+def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: bool | None = False) -> Plan:
     """Choose the array (or take ``array`` = (K, N)) for ``table`` on ``board``, and schedule it.
 
     With ``packing`` two output channels share each multiplier wherever N is even and the weights allow it, without it
-    none do; by default (None) arrays of either kind are looked at. Of the arrays that fit it takes the smallest that is
-    fast enough (:data:`FAST_ENOUGH_US`). Where none is, the fastest; and of those within 3 % of that, the smallest.
+    none do; for None, arrays of either kind are looked at. Of the arrays that fit it takes the smallest that is fast
+    enough (:data:`FAST_ENOUGH_US`). Where none is, the fastest; and of those within 3 % of that, the smallest.
 
     Raises
     ------
