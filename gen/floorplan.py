@@ -66,8 +66,8 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, height: int, lanes: 
 def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePlaces:
     """``die`` with places for block RAMs, each memory's side by side, where there is room for the whole of it.
 
-    A column's and the depthwise weights stand beside their multipliers. The features end the row that has no
-    multipliers; the other memories take what is left, of that row first.
+    A column's and the depthwise weights stand beside their multipliers. The features go to the row that has no
+    multipliers, and before them the other memories, which take what is left elsewhere where that row has no more room.
     """
     beside = {multiplier: ram for row in board.multiplier_rows for multiplier, ram in row}
     counts = {name: filled_block_rams(memory.width, memory.depth) for name, memory in filled_memories(config).items()}
@@ -93,9 +93,12 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
         columns_before[row] += 1
     take(["coefficients"], [beside[name] for lane in die.lanes for name in lane])
     counts["features"] = feature_block_rams(config)
-    take(["features"], board.block_ram_row[max(0, len(board.block_ram_row) - counts["features"]) :])
+    room = len(board.block_ram_row) - counts["features"]
+    before = board.block_ram_row[: room if room >= 0 else None]
     for name in ("depthwise_scale", "window_program", "array_program", "depthwise_bias"):
         used = {site for sites in taken.values() for site in sites}
-        left = [[site for site in row if site not in used] for row in rows]
+        left = [[site for site in row if site not in used] for row in (before, *rows[1:])]
         take([name], next((row for row in left if len(row) >= counts[name]), []))
+    used = {site for sites in taken.values() for site in sites}
+    take(["features"], [site for site in board.block_ram_row if site not in used])
     return replace(die, memories=taken)

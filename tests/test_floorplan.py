@@ -152,14 +152,14 @@ def test_the_core_names_its_places():
         assert of_part.pop(f"core.depthwise.requantiser_{n}") == list(lane)
     assert of_part.pop("core.depthwise.coefficients") == [BESIDE[name] for lane in die.lanes for name in lane]
     # In the row without multipliers: two multipliers in 72 bits, a program (the array's has too few words for block
-    # RAM), two biases in 36 bits; at the end 16 bits of each bank.
+    # RAM), two biases in 36 bits, then 16 bits of each bank.
     row = list(ULX3S.block_ram_row)
     assert of_part.pop("core.depthwise.scale") == row[:2]
     slices = -(-window_job_bits(planned.config) // 36)
     assert of_part.pop("core.window_program.memory") == row[2 : 2 + slices]
     assert of_part.pop("core.depthwise.bias") == [row[2 + slices]]
     for bank in range(9):
-        assert of_part.pop(f"core.features.bank_{bank}_0") == [row[bank - 9]]
+        assert of_part.pop(f"core.features.bank_{bank}_0") == [row[3 + slices + bank]]
     assert not of_part
     assert len({place for _, place in cells}) == len(cells)
 
@@ -171,7 +171,10 @@ def test_banks_of_a_slice_lie_side_by_side():
     of_part = places_by_part(cells)
     placed = [of_part[f"core.features.bank_{bank}_{part}"] for part in range(2) for bank in range(9)]
     assert planned.config.feature_depth <= 512
-    assert sum(placed, []) == list(ULX3S.block_ram_row[-18:])
+    row = list(ULX3S.block_ram_row)
+    begin = row.index(placed[0][0])
+    assert sum(placed, []) == row[begin : begin + 18]
+    assert {place for _, place in cells} & set(row) == set(row[: begin + 18])
     assert len({place for _, place in cells}) == len(cells)
 
 
