@@ -42,7 +42,7 @@ def _column(config):
     """A column without its requantisers: products, accumulators, what passes on to the next, memories' registers."""
     lut, ff = _dot_product(config)
     channel = config.accumulator_bits + config.bias_bits + 36 + 5.5 * (config.columns + 1)
-    passed = 8 * config.array_rows * (1 + config.outputs) + 93
+    passed = 8 * config.array_rows * (1 + config.outputs) + 153
     return lut + 80 * config.outputs, ff + passed + channel * config.outputs
 
 
@@ -94,13 +94,13 @@ def engines(config: CoreConfig) -> dict[str, tuple[float, float]]:
                 strict=True,
             )
         ),
-        "depthwise engine": (40 + 290 * lanes, 320 + 223 * lanes),
+        "depthwise engine": (40 + 290 * lanes, 650 + 223 * lanes),
         "residual adder": _residual(config),
         "features": (225 + 15 * lanes, 130 + 95 * lanes),
         "gather": (max(100, 4.4 * rows + 62 * lanes + 268 * narrow - 324), 8 * rows + 8 * lanes + 72 * narrow + 19),
         "patch buffer": (30 + 8.1 * rows, 45 + 24.5 * rows),
         "window generator": (810 + 151 * lanes, 1070 + 77 * lanes),
-        "host, programs, top": (755 + 15 * lanes, 1270),
+        "host, programs, top": (755 + 15 * lanes, 1376),
         "small and deep memories": _filled(filled_memories(config).values()),
     }
 
