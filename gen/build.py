@@ -225,10 +225,7 @@ def build(plan, *, directory: Path, verify: bool = True, seeds: int = 1) -> dict
     if verify:
         versions["verilator"] = tools.version("verilator")
         verified = _verify(plan, directory / "simulation", steps)
-    asked = achievable(board.clock_in_hz, plan.clock_mhz_estimate * 1e6)
-    with steps.step("top", "board's Verilog"):
-        _write_top(directory, board, asked)
-    _synthesise(directory, steps)
+    asked = _synthesise(plan, directory, steps)
     # The placer for designs whose multipliers and block RAMs have fixed places (docs/place_and_route.md).
     placer = ("--placer", "static") if plan.places_on_die.columns else ()
     best = _place_and_route(board, directory, seeds, asked.clock_mhz, placer, steps)
@@ -268,14 +265,7 @@ def count(plan, *, directory: Path) -> dict:
     """What the design of ``plan`` takes, beside what was estimated: synthesised and packed, but not placed.
 
     Leaves ``core.v``, ``top.v``, ``top.lpf``, ``top.json`` (for nextpnr), the tools' logs and ``report.json``, whose
-    ``resources`` are nextpnr's counts.
-
-    Parameters
-    ----------
-    plan : Plan
-        Network and board, and the core's Verilog.
-    directory : Path
-        Made if need be.
+    ``resources`` are nextpnr's counts. Parameters are those of :func:`build`.
 
     Raises
     ------
@@ -287,9 +277,7 @@ def count(plan, *, directory: Path) -> dict:
     versions = {tool: tools.version(tool) for tool in ("yosys", "nextpnr-ecp5")}
     with steps.step("emit", "core's Verilog"):
         _write(directory / "core.v", plan.verilog())
-    with steps.step("top", "board's Verilog"):
-        _write_top(directory, board, achievable(board.clock_in_hz, plan.clock_mhz_estimate * 1e6))
-    _synthesise(directory, steps)
+    _synthesise(plan, directory, steps)
     with steps.step("pack", "packing"):
         arguments = [*board.nextpnr_arguments, "--json", "top.json", "--lpf", "top.lpf", "--pack-only"]
         tools.run("nextpnr-ecp5", arguments, directory=directory, log="nextpnr.log", timeout_s=TOOL_LIMIT_S)
@@ -357,7 +345,11 @@ def _verify(plan, directory, steps):
     return {name: outcome[name] for name in ("bit_exact", "cycles_measured", "host_load_us")}
 
 
-def _synthesise(directory, steps):
+def _synthesise(plan, directory, steps):
+    """top.json of core.v and the board's top, whose clock, which the plan expects, it returns."""
+    asked = achievable(plan.board.clock_in_hz, plan.clock_mhz_estimate * 1e6)
+    with steps.step("top", "board's Verilog"):
+        _write_top(directory, plan.board, asked)
     with steps.step("synthesis", "synthesis") as say:
 
         def on_line(line):
@@ -375,6 +367,7 @@ def _synthesise(directory, steps):
         tools.run(
             "yosys", ["-p", script], directory=directory, log="yosys.log", on_line=on_line, timeout_s=TOOL_LIMIT_S
         )
+    return asked
 
 
 def _place_and_route(board, directory, seeds, asked_mhz, placer, steps):

@@ -60,6 +60,18 @@ class BoardName(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
+def _switch(name, default, text):
+    """An option that is on or off: true or false."""
+    return click.option(
+        name,
+        type=click.Choice(["on", "off"]),
+        callback=lambda ctx, param, value: value == "on",
+        default=default,
+        show_default=True,
+        help=text,
+    )
+
+
 def verb(*options, many=False):
     """Make a function a verb of :func:`main`: the arguments that all verbs share, ``options``, and tidy failures.
 
@@ -93,22 +105,8 @@ def verb(*options, many=False):
                 "-o", "directory", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help=OUTPUT_HELP
             ),
             click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
-            click.option(
-                "--folding",
-                type=click.Choice(["on", "off"]),
-                callback=lambda ctx, param, value: value == "on",
-                default="on",
-                show_default=True,
-                help="Whether channels that cannot change fold away.",
-            ),
-            click.option(
-                "--packing",
-                type=click.Choice(["on", "off"]),
-                callback=lambda ctx, param, value: value == "on",
-                default="off",
-                show_default=True,
-                help="Whether two MACs share a multiplier.",
-            ),
+            _switch("--folding", "on", "Whether channels that cannot change fold away."),
+            _switch("--packing", "off", "Whether two MACs share a multiplier."),
             *options,
             click.option("-v", "verbose", is_flag=True, help="Show the traceback of a failure."),
         )

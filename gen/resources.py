@@ -70,30 +70,21 @@ def _filled(memories):
 def engines(config: CoreConfig) -> dict[str, tuple[float, float]]:
     """LUT4 and flip-flops of each part of a core and of the board's top around it, by name."""
     lanes, rows, columns = config.lanes, config.array_rows, config.columns
-    narrow = min(4, lanes)
+    narrow = config.narrow_channels
 
     def times(count, part):
         return tuple(count * value for value in part)
 
-    hard = len(config.hard_columns)
+    def requantisers(window_bits, hard):
+        both = times(hard, _requantiser(window_bits, True)), times(lanes - hard, _requantiser(window_bits, False))
+        return tuple(map(sum, zip(*both, strict=True)))
+
     return {
         "columns": times(columns, _column(config)),
         "array": (285 + 60 * lanes, 465 + 33 * lanes),
-        "requantisers": tuple(
-            hard * of_hard + (lanes - hard) * of_soft
-            for of_hard, of_soft in zip(
-                _requantiser(config.window_bits, True), _requantiser(config.window_bits, False), strict=True
-            )
-        ),
+        "requantisers": requantisers(config.window_bits, len(config.hard_columns)),
         "depthwise lanes": times(lanes, (1400, 1260) if config.max_pool else (1095, 1040)),
-        "depthwise requantisers": tuple(
-            config.hard_lanes * of_hard + (lanes - config.hard_lanes) * of_soft
-            for of_hard, of_soft in zip(
-                _requantiser(config.depthwise_window_bits, True),
-                _requantiser(config.depthwise_window_bits, False),
-                strict=True,
-            )
-        ),
+        "depthwise requantisers": requantisers(config.depthwise_window_bits, config.hard_lanes),
         "depthwise engine": (40 + 290 * lanes, 650 + 223 * lanes),
         "residual adder": _residual(config),
         "features": (225 + 15 * lanes, 130 + 95 * lanes),
