@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from boards import Board
+from hw.array import column_memories
 from hw.config import CoreConfig
 from hw.core import filled_memories
 from hw.features import feature_block_rams
@@ -83,13 +84,12 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
 
     for n in range(config.columns):
         channels = range(n * config.outputs, (n + 1) * config.outputs)
-        names = [f"weights_{n}", *(f"{kind}_{channel}" for channel in channels for kind in ("bias", "scale"))]
         places = [die.columns[channel] for channel in channels]
         multipliers = [name for place in places for name in (*place.multipliers, *place.requantiser)]
         sites = sorted((beside[name] for name in multipliers), key=rank)
         # From the left in every other column of a row: what two neighbours leave lies together.
         row = next(number for number, row in enumerate(rows) if sites[0] in row)
-        take(names, sites[::-1] if columns_before[row] % 2 else sites)
+        take(column_memories(config, n), sites[::-1] if columns_before[row] % 2 else sites)
         columns_before[row] += 1
     take(["coefficients"], [beside[name] for lane in die.lanes for name in lane])
     counts["features"] = feature_block_rams(config)

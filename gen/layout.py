@@ -121,7 +121,7 @@ def patches_of(stage: Stage, array: ArrayShape) -> Patches:
         return Patches(WindowMode.DEPTHWISE, tiles, step, 1, False, groups, ceil_div(groups, words), least)
     if stage.kernel == (1, 1):
         return Patches(WindowMode.WIDE, tiles, WINDOW, 1, False, groups, ceil_div(groups, words), least)
-    if channels <= min(4, lanes):
+    if channels <= array.narrow_channels:
         return _narrow_patches(stage, array, least)
     taken = ceil_div(TAPS * groups * down * across, words)
     return Patches(WindowMode.WIDE, tiles, WINDOW, ceil_div(TAPS, array.taps_a_beat), False, groups, taken, least)

@@ -20,15 +20,12 @@ RESOURCES = {"lut": "LUT4", "ff": "flip-flops", "mult": "MULT18X18D", "ebr": "bl
 #: Clock that place and route is asked for: what designs reach today (docs/place_and_route.md).
 EXPECTED_CLOCK_HZ = 100_000_000
 
-#: Window bits of a requantiser that hardware multipliers take.
-_HARD_BITS = 18
-
 
 def _requantiser(window_bits, hard):
     """A row of gated adders, and its share of the tree, for every two bits that no hardware multiplier takes."""
     if not hard:
         return 100 + 45 * window_bits, 120 + 40 * window_bits
-    rows = max(0, window_bits - _HARD_BITS) // 2
+    rows = max(0, window_bits - Requantiser.hard_window_bits) // 2
     return 255 + 138 * rows, (275 if rows else 195) + 98 * rows
 
 
@@ -102,9 +99,8 @@ def estimate(config: CoreConfig) -> dict[str, int]:
     memories = sum(filled_block_rams(memory.width, memory.depth) for memory in filled_memories(config).values())
     rings = config.words * filled_block_rams(config.word_bits, config.patch_depth)
     if config.residual_lanes:
-        waiting = 1 << ResidualAdder.latency(config).bit_length()
         rings += block_rams(config.word_bits, config.residual_depth)
-        rings += block_rams(config.word_bits + destination_layout(config).size, waiting)
+        rings += block_rams(config.word_bits + destination_layout(config).size, ResidualAdder.waiting_depth(config))
     hard = config.hard_lanes + len(config.hard_columns)
     return {
         "lut": round(lut),

@@ -16,7 +16,16 @@ from hw.places import CORE_ANYWHERE
 from hw.requantise import ROUNDED_BITS, Activation, ActivationBounds, Requantiser
 from hw.residual import ResidualAdder
 
-__all__ = ["ArrayController", "Column", "MacArray"]
+__all__ = ["ArrayController", "Column", "MacArray", "column_memories"]
+
+
+def column_memories(config: CoreConfig, number: int) -> dict[str, tuple[int, int]]:
+    """Width and depth of a column's memories by name: its weights, then bias and scale of each of its channels."""
+    shapes = {f"weights_{number}": (8 * config.array_rows * config.outputs, config.weight_depths[number])}
+    for n in range(number * config.outputs, (number + 1) * config.outputs):
+        shapes[f"bias_{n}"] = (config.bias_bits, config.scale_depth)
+        shapes[f"scale_{n}"] = (Requantiser.scale_bits(config.multiplier_bits), config.scale_depth)
+    return shapes
 
 
 class Column(wiring.Component):
@@ -44,15 +53,11 @@ class Column(wiring.Component):
         self._config = config
         channels = range(number * config.outputs, (number + 1) * config.outputs)
         columns = places.columns[channels.start : channels.stop]
-        shapes = {f"weights_{number}": (8 * config.array_rows * config.outputs, config.weight_depths[number])}
-        for n in channels:
-            shapes[f"bias_{n}"] = (config.bias_bits, config.scale_depth)
-            shapes[f"scale_{n}"] = (Requantiser.scale_bits(config.multiplier_bits), config.scale_depth)
         self._memories = {
             name: FillMemory(
                 width=width, depth=depth, select=select[name], init=init.get(name, ()), primitives=config.primitives,
                 places=places.memories.get(name, ()),
-            ) for name, (width, depth) in shapes.items()
+            ) for name, (width, depth) in column_memories(config, number).items()
         }  # fmt: skip
         self._products = DotProduct(
             rows=config.array_rows, outputs=config.outputs, primitives=config.primitives,

@@ -55,6 +55,11 @@ class ArrayShape:
         return self.lanes * self.words
 
     @property
+    def narrow_channels(self) -> int:
+        """Most channels that the narrow gather packs tightly."""
+        return min(4, self.lanes)
+
+    @property
     def taps_a_beat(self) -> int:
         """Taps of a window that go to the patch buffer together: as many of 3, 2 or 1 as divide a patch word."""
         return next(count for count in (3, 2, 1) if self.words % count == 0)
@@ -149,11 +154,6 @@ class CoreConfig(ArrayShape):
     def word_bits(self) -> int:
         """Width of a feature word."""
         return 8 * self.lanes
-
-    @property
-    def narrow_channels(self) -> int:
-        """Most channels that the narrow gather packs tightly."""
-        return min(4, self.lanes)
 
     @property
     def address_bits(self) -> int:

@@ -6,7 +6,7 @@ from amaranth import Array, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.array import MacArray
+from hw.array import MacArray, column_memories
 from hw.config import BANKS, CoreConfig
 from hw.delay import copies, delay
 from hw.depthwise import DepthwiseEngine, depthwise_memories
@@ -18,7 +18,6 @@ from hw.memory import SLICE_BITS, slices_of
 from hw.patch import PatchBuffer
 from hw.places import CORE_ANYWHERE
 from hw.program import Sequencer
-from hw.requantise import Requantiser
 from hw.residual import residual_memories
 from hw.window import WindowGenerator
 
@@ -36,19 +35,14 @@ class FilledMemory:
 
 def filled_memories(config: CoreConfig) -> dict[str, FilledMemory]:
     """All memories that the fill bus reaches, by name, with their selects in ascending order."""
-    scale_bits = Requantiser.scale_bits(config.multiplier_bits)
-    lanes = config.lanes
     shapes = {f"features_{n}": (config.word_bits, config.feature_depth) for n in range(BANKS)}
     shapes |= {
         "window_program": (window_job_bits(config), config.window_program_depth),
         "array_program": (array_job(config).size, config.array_program_depth),
         **depthwise_memories(config),
     }
-    for n in range(config.columns):
-        shapes[f"weights_{n}"] = (8 * config.array_rows * config.outputs, config.weight_depths[n])
-    for n in range(lanes):
-        shapes[f"bias_{n}"] = (config.bias_bits, config.scale_depth)
-        shapes[f"scale_{n}"] = (scale_bits, config.scale_depth)
+    columns = [item for n in range(config.columns) for item in column_memories(config, n).items()]
+    shapes |= sorted(columns, key=lambda item: not item[0].startswith("weights_"))  # all weights, then the others
     if config.residual_lanes:
         shapes |= residual_memories(config)
     memories, select = {}, 0

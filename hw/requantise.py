@@ -58,7 +58,7 @@ class Requantiser(wiring.Component):
         Where on the die its hardware multipliers stand. Empty: anywhere.
     """
 
-    hard_multipliers, hard_multiplier_bits = 2, 2 * _HALF_BITS
+    hard_multipliers, hard_multiplier_bits, hard_window_bits = 2, 2 * _HALF_BITS, _HARD_BITS
 
     #: Cycles from ``acc`` to the moment its multiplier and shift are taken.
     scale_delay = 2

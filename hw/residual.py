@@ -92,6 +92,11 @@ class ResidualAdder(wiring.Component):
         rescaled = cls._sum_delay() + Requantiser.latency(config.residual_window_bits)
         return rescaled + Activation.latency + config.residual_beats + 1
 
+    @classmethod
+    def waiting_depth(cls, config) -> int:
+        """Words of the ring in which results wait for theirs."""
+        return 1 << cls.latency(config).bit_length()
+
     def elaborate(self, platform):
         m = Module()
         config, lanes = self._config, self._config.residual_lanes
@@ -177,7 +182,7 @@ class ResidualAdder(wiring.Component):
 
         # What is not added waits meanwhile, in a ring of as many words as cycles.
         latency = self.latency(config)
-        depth = 1 << latency.bit_length()
+        depth = self.waiting_depth(config)
         m.submodules.waiting = waiting = Ram(
             width=config.word_bits + len(self.passed), depth=depth, primitives=config.primitives
         )
