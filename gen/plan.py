@@ -13,7 +13,7 @@ from rich.console import Group
 import boards
 from gen import lifetimes, schedule
 from gen.contents import memory_contents
-from gen.errors import GenError
+from gen.errors import FitError, GenError
 from gen.floorplan import place_memories, place_multipliers
 from gen.layout import Placement, ceil_div, patches_of, place
 from gen.order import Row, kept_rows, order_of
@@ -245,8 +245,9 @@ def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: 
     Raises
     ------
     GenError
-        If the engines lack something, if ``array`` is none that can be built, or if nothing fits: then it names what
-        binds, by how much, and the nearest board that would do.
+        If the engines lack something, or if ``array`` is none that can be built.
+    FitError
+        If nothing fits; it names what binds, by how much, and the nearest board that would do.
     """
     stages = stages_of(table)
     if array is not None:
@@ -264,9 +265,10 @@ def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: 
     if not fitting:
         closest = min(plans, key=_excess)
         problems = "\n  ".join(closest.problems)
-        raise GenError(
+        raise FitError(
             f"{table.name} does not fit {board.name} ({board.device}); closest with array {_array(closest)}:\n  "
-            f"{problems}\n  {_way_out(plans)}"
+            f"{problems}\n  {_way_out(plans)}",
+            closest.problems,
         )
     enough = [candidate for candidate in fitting if candidate.latency_us <= FAST_ENOUGH_US]
     fastest = min(candidate.cycles for candidate in fitting)
