@@ -72,11 +72,17 @@ def _switch(name, default, text):
     )
 
 
-def verb(*options, many=False):
-    """Make a function a verb of :func:`main`: the arguments that all verbs share, ``options``, and tidy failures.
+_SWITCHES = (
+    _switch("--folding", "on", "Whether channels that cannot change fold away."),
+    _switch("--packing", "off", "Whether two MACs share a multiplier."),
+)
+#: What a verb takes: a ``model``, or many ``models``.
+MODEL = click.argument("model", required=False), *_SWITCHES
+MODELS = click.argument("models", nargs=-1), *_SWITCHES
 
-    It takes one ``model``, or ``many`` as ``models``.
-    """
+
+def verb(*options, takes=MODEL):
+    """Make a function a verb of :func:`main`: what it ``takes``, what all verbs share, ``options``, tidy failures."""
 
     def decorate(function):
         @functools.wraps(function)
@@ -99,14 +105,12 @@ def verb(*options, many=False):
                 sys.exit(1)
 
         shared = (
-            click.argument("models", nargs=-1) if many else click.argument("model", required=False),
             click.option("--board", type=BoardName(), default="ulx3s", show_default=True, help="Board to plan for."),
             click.option(
                 "-o", "directory", type=click.Path(file_okay=False, path_type=Path), metavar="DIR", help=OUTPUT_HELP
             ),
             click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
-            _switch("--folding", "on", "Whether channels that cannot change fold away."),
-            _switch("--packing", "off", "Whether two MACs share a multiplier."),
+            *takes,
             *options,
             click.option("-v", "verbose", is_flag=True, help="Show the traceback of a failure."),
         )
@@ -124,6 +128,7 @@ RANDOM = click.option(
     "--random", "count", type=click.IntRange(1), metavar="N", help="Draw N inputs at random.  [default: 1]"
 )
 SEED = click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of --random.")
+JOBS = click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Networks to run at a time.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -235,33 +240,21 @@ def simulate(model, board, directory, as_json, folding, packing, array, paths, c
     ),
     RANDOM,
     SEED,
-    click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Models to run at a time."),
-    many=True,
+    JOBS,
+    takes=MODELS,
 )
 def survey(models, board, directory, as_json, folding, packing, array, inputs, count, seed, jobs):
     """Simulate each MODEL on all its inputs in a folder, on random ones, or both, and print a row as it finishes.
 
     A folder as MODEL stands for all .tflite files in it. Exit status 1 if anything differs or fails.
     """
-    from gen.survey import Survey, header, label, models_of, reason, row, totals
+    from gen import survey as kind
 
-    models = models_of(models) or [None]
-    task = Survey(board.name, folding, packing, array, inputs, count or 0, seed, directory or Path("build"))
-    width = max(map(len, ["model", *map(label, models)]))
-    say = (lambda text: None) if as_json else click.echo
-    say(header(width))
-    reports = [None] * len(models)
-    for number, report in task.reports(models, jobs):
-        reports[number] = report
-        say(row(label(models[number]), report, width))
-    say(f"\n{totals(reports)}")
-    failed = [report for report in reports if reason(report)]
-    for report in failed:
-        say(f"\n{report['model']}: {reason(report)}")
-    if as_json:
-        _print_json(reports)
-    if failed:
-        raise GenError(f"{len(failed)} of {len(reports)} networks differ or fail")
+    models = kind.models_of(models) or [None]
+    task = kind.Survey(board.name, folding, packing, array, inputs, count or 0, seed, directory or Path("build"))
+    names = list(map(kind.label, models))
+    if failed := _print_rows(kind, names, task.reports(models, jobs), as_json)[1]:
+        raise GenError(f"{failed} of {len(names)} networks differ or fail")
 
 
 @verb(
@@ -349,6 +342,41 @@ def _stdout():
     """A console on stdout; where that is no terminal, wide enough for every table."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=240)
+
+
+def _print_rows(kind, names, numbered, as_json):
+    """Print a row for each report as it comes, then their totals and why some failed; or all of them as JSON.
+
+    Parameters
+    ----------
+    kind : module
+        Has ``header``, ``row``, ``totals`` and ``reason`` for such reports.
+    names : list of str
+        What the rows are called.
+    numbered : iterable of (int, dict)
+        A number in ``names``, and a report.
+    as_json : bool
+        Whether to print JSON and nothing else.
+
+    Returns
+    -------
+    list of dict, int
+        The reports in the order of ``names``, and how many failed.
+    """
+    width = max(map(len, ["model", *names]))
+    say = (lambda text: None) if as_json else click.echo
+    say(kind.header(width))
+    reports = [None] * len(names)
+    for number, report in numbered:
+        reports[number] = report
+        say(kind.row(names[number], report, width))
+    say(f"\n{kind.totals(reports)}")
+    failed = [(name, reason) for name, report in zip(names, reports, strict=True) if (reason := kind.reason(report))]
+    for name, reason in failed:
+        say(f"\n{name}: {reason}")
+    if as_json:
+        _print_json(reports)
+    return reports, len(failed)
 
 
 def _print_json(report):

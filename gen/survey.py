@@ -1,15 +1,11 @@
 """Survey: many networks planned and simulated, a row for each."""
 
-import io
-import multiprocessing
-import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
 import boards
+from gen import batch
 from gen.errors import GenError
 from gen.inputs import load_inputs, random_inputs
 from gen.passes import lower
@@ -18,7 +14,6 @@ from gen.results import result_folder, write_report
 from gen.simulate import simulate
 from gen.source import resolve
 from gen.steps import Steps
-from gen.table import TableError
 
 __all__ = ["Survey", "header", "label", "models_of", "reason", "row", "totals"]
 
@@ -62,28 +57,18 @@ class Survey:
 
     def reports(self, models: list[str | None], jobs: int = 1) -> Iterator[tuple[int, dict]]:
         """The number of each of ``models`` and its report, as they finish; ``jobs`` run at a time."""
-        if jobs == 1:
-            yield from ((number, self.report(model)) for number, model in enumerate(models))
-            return
-        with ProcessPoolExecutor(min(jobs, len(models)), multiprocessing.get_context("spawn")) as pool:
-            running = {pool.submit(self.report, model): number for number, model in enumerate(models)}
-            for ended in as_completed(running):
-                number = running[ended]
-                error = ended.exception()  # of the process itself
-                yield number, {"model": label(models[number]), "error": str(error)} if error else ended.result()
+        return batch.reports(self.report, models, jobs, label)
 
     def report(self, model: str | None) -> dict:
         """The report on ``model``; where there is none, its name and the ``error``."""
         name = label(model)
-        with redirect_stderr(_Prefixed(f"{name}: ", sys.stderr)):
+        with batch.prefixed(name):
             try:
                 network = lower(resolve(model), folding=self.folding)
                 name = network.name
                 return self._simulated(network)
-            except (GenError, TableError, OSError) as error:
-                return {"model": name, "error": str(error)}
-            except Exception as error:  # a bug, which should not keep the others from being looked at
-                return {"model": name, "error": f"{type(error).__name__}: {error}"}
+            except Exception as error:  # even a bug should not keep the others from being looked at
+                return batch.failure(name, error)
 
     def _simulated(self, network):
         steps, board = Steps(), boards.get(self.board)
@@ -100,22 +85,6 @@ class Survey:
         own = [path for path in files if path.name.startswith(f"{network.name}__")]
         inputs = load_inputs(network, own) if own else []
         return inputs + random_inputs(network, self.count or int(not inputs), self.seed)
-
-
-class _Prefixed(io.TextIOBase):
-    """Passes lines to a stream, each behind a prefix."""
-
-    def __init__(self, prefix, stream):
-        self._prefix, self._stream, self._begun = prefix, stream, False
-
-    def write(self, text):
-        for line in text.splitlines(keepends=True):
-            self._stream.write(line if self._begun else self._prefix + line)
-            self._begun = not line.endswith("\n")
-        return len(text)
-
-    def flush(self):
-        self._stream.flush()
 
 
 def models_of(arguments: Iterable[str]) -> list[str]:
@@ -157,13 +126,13 @@ def reason(report: dict) -> str | None:
 
 def header(width: int) -> str:
     """Titles of the rows; ``width`` is that of the models' column."""
-    return _line("model", width, [title for title, _ in _COLUMNS])
+    return batch.line("model", width, [title for title, _ in _COLUMNS], _COLUMNS)
 
 
 def row(name: str, report: dict, width: int) -> str:
     """A report in a line."""
     if "error" in report:
-        return _line(name, width, ["failed"])
+        return batch.line(name, width, ["failed"], _COLUMNS)
     cells = [
         "yes" if report["bit_exact"] else "NO",
         f"{report['inferences']:,}",
@@ -174,7 +143,7 @@ def row(name: str, report: dict, width: int) -> str:
         f"{report['weight_bytes']:,}",
         f"{_seconds(report):,.1f}",
     ]
-    return _line(name, width, cells)
+    return batch.line(name, width, cells, _COLUMNS)
 
 
 def totals(reports: list[dict]) -> str:
@@ -187,11 +156,6 @@ def totals(reports: list[dict]) -> str:
         f"{len(reports)} networks: {exact} bit-exact, {len(run) - exact} not, {len(reports) - len(run)} failed; "
         f"{inferences:,} inferences, {seconds:,.1f} s"
     )
-
-
-def _line(name, width, cells):
-    columns = zip(cells, _COLUMNS, strict=False)
-    return "".join([f"{name:{width}}", *(f"  {cell:>{size}}" for cell, (_, size) in columns)])
 
 
 def _seconds(report):
