@@ -1,4 +1,5 @@
-"""The command line: ``python -m gen build|simulate|check|table|resources [MODEL]`` and ``survey MODEL...``.
+"""The command line: ``python -m gen build|simulate|check|table|resources [MODEL]``, ``survey MODEL...``, and
+``benchmark MODELS``.
 
 Results go to stdout, progress and errors to stderr. Exit status 0 for success, 1 for failure, 2 for wrong usage. What a
 verb needs is imported when it runs, so that ``--help`` and ``table`` answer at once.
@@ -76,9 +77,10 @@ _SWITCHES = (
     _switch("--folding", "on", "Whether channels that cannot change fold away."),
     _switch("--packing", "off", "Whether two MACs share a multiplier."),
 )
-#: What a verb takes: a ``model``, or many ``models``.
+#: What a verb takes: a ``model``, many ``models``, or a folder of a list's ``models``.
 MODEL = click.argument("model", required=False), *_SWITCHES
 MODELS = click.argument("models", nargs=-1), *_SWITCHES
+FOLDER = (click.argument("models", type=click.Path(exists=True, file_okay=False, path_type=Path)),)
 
 
 def verb(*options, takes=MODEL):
@@ -116,13 +118,15 @@ def verb(*options, takes=MODEL):
         )
         for option in reversed(shared):
             run = option(run)
-        return main.command(help=f"{function.__doc__}\n\n{MODEL_HELP}")(run)
+        about_model = "" if takes is FOLDER else f"\n\n{MODEL_HELP}"
+        return main.command(help=f"{function.__doc__}{about_model}")(run)
 
     return decorate
 
 
 OUTPUT_HELP = """Folder for the results; build and simulate default to build/MODEL-BOARD, resources to synthesis/ in it,
-survey makes a MODEL-BOARD for each model in DIR or else in build, the others write nothing."""
+survey makes a MODEL-BOARD for each model in DIR or else in build, benchmark one for each build in DIR or else in
+build/benchmark, the others write nothing."""
 ARRAY = click.option("--array", type=ArraySize(), help="Fix the MAC array: K inputs by N outputs.")
 RANDOM = click.option(
     "--random", "count", type=click.IntRange(1), metavar="N", help="Draw N inputs at random.  [default: 1]"
@@ -273,6 +277,47 @@ def build(model, board, directory, as_json, folding, packing, array, seeds, no_v
     network, planned = _plan(model, board, folding, packing, array)
     directory = directory or result_folder(network, board)
     _print_report(run(planned, directory=directory, verify=not no_verify, seeds=seeds), as_json)
+
+
+@verb(
+    JOBS,
+    click.option("--again", is_flag=True, help="Build also what DIR already holds."),
+    click.option(
+        "--list", "path", type=click.Path(path_type=Path), metavar="FILE", help="Another list than gen/benchmarks.toml."
+    ),
+    click.option(
+        "--write",
+        "page",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The page.  [default: DIR/benchmarks.md]",
+    ),
+    takes=FOLDER,
+)
+def benchmark(models, board, directory, as_json, jobs, again, path, page):
+    """Build a list of published networks, print a row as each finishes, and write a page of Markdown about them.
+
+    MODELS is a folder of the files that docs/models.md lists. Builds that DIR holds are kept, unless the core's Verilog
+    or the tools have changed. What does not fit the board is told; exit status 1 if a build fails.
+    """
+    from gen import benchmark as kind
+    from gen.benchmark_list import LIST, read_list
+    from gen.benchmark_print import markdown
+
+    _refuse_simulated(board)
+    listed = read_list(path or LIST)
+    directory = directory or Path("build/benchmark")
+    task = kind.Benchmark(models, board.name, directory, again, jobs)
+    names = [entry.name for entry in listed.entries]
+    reports, failed = _print_rows(kind, names, task.reports(listed.entries), as_json)
+    words = ["python -m gen benchmark MODELS --board", board.name, *(["--jobs", str(jobs)] if jobs > 1 else [])]
+    command = " ".join([*words, *(["--list", path.name] if path else [])])
+    page = page or directory / "benchmarks.md"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(markdown(listed, reports, board=board.name, command=command), encoding="utf-8")
+    click.echo(f"wrote {page}", err=True)
+    if failed:
+        raise GenError(f"{failed} of {len(reports)} builds failed")
 
 
 @verb(ARRAY)
