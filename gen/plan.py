@@ -372,7 +372,7 @@ def _planned(board, table, stages, array):
     hard_lanes = min(left, lanes)
     hard_columns = tuple(range(min(left - hard_lanes, lanes)))
     height = array.array_rows // array.outputs
-    die = place_multipliers(board.multiplier_rows, columns=lanes, height=height, lanes=hard_lanes)
+    die = place_multipliers(board.multipliers, columns=lanes, height=height, lanes=hard_lanes)
     if left and die.columns:
         hard_columns = tuple(n for n, column in enumerate(die.columns) if column.requantiser)
     config = CoreConfig(

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from amaranth import Array, Module, Mux, Signal
+from amaranth import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -119,7 +119,7 @@ class Core(wiring.Component):
         window = m.submodules.window = WindowGenerator(config, drain_cycles=self.drain_cycles(config))
         window_program = m.submodules.window_program = Sequencer(**memory("window_program"))
         array_program = m.submodules.array_program = Sequencer(**memory("array_program"))
-        patch = m.submodules.patch = PatchBuffer(config)
+        patch = m.submodules.patch = PatchBuffer(config, places=places.get("patch", ()))
         array = m.submodules.array = MacArray(config, select=select, init=init, places=self._places)
         # From the header's address: r_addr in two cycles, then the memory, two turns and the register here, then one
         # more to be safe.
@@ -178,7 +178,13 @@ class Core(wiring.Component):
         m.d.sync += [
             valid.eq(depthwise.o_valid | gather.o_valid & ~residual),
             residual_valid.eq(gather.o_valid & residual),
-            taken.data.eq(Mux(as_is, gather.o, depthwise.o.as_value())),
+            # Only the gather gives several feature words at once.
+            taken.data.eq(
+                Cat(
+                    Mux(as_is, gather.o[: config.word_bits], depthwise.o.as_value()),
+                    gather.o[config.word_bits :],
+                )
+            ),
             taken.several.eq(gather.o_several),
             taken.full.eq(whole),
             taken.end.eq(Mux(as_is, gather.o_end, depthwise.o_end)),

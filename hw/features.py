@@ -57,6 +57,7 @@ class FeatureMemory(wiring.Component):
             m.d.comb += [address.eq(fill.address), word.eq(fill.data.replicate(slices))]
         with m.Else():
             m.d.comb += [address.eq(self.w_addr), word.eq(self.w_data)]
+        reaches = fill.reaches(config.feature_depth)
         places = self._places
         for n in range(slices):
             low = n * SLICE_BITS
@@ -69,7 +70,7 @@ class FeatureMemory(wiring.Component):
                     width=width, depth=config.feature_depth, primitives=config.primitives, places=ours,
                     init=[value >> low & (1 << width) - 1 for value in self._init[bank]],
                 )  # fmt: skip
-                filled = fill.writes(self._select[bank] + n, config.feature_depth)
+                filled = reaches & (fill.select == self._select[bank] + n)
                 m.d.comb += [
                     ram.w_en.eq(self.w_en[bank] | filled), ram.w_addr.eq(address), ram.w_data.eq(word[low:]),
                     ram.r_addr.eq(self.r_addr[bank]), self.r_data[bank][low:][:width].eq(ram.r_data),

@@ -33,9 +33,9 @@ class FillWord(data.Struct):
     address: unsigned(16)
     data: unsigned(SLICE_BITS)
 
-    def writes(self, select, depth):
-        """Whether it writes a word of the slice numbered ``select``, a :class:`Ram` of ``depth`` words."""
-        return self.write & (self.select == select) & (self.address >> (depth - 1).bit_length() == 0)
+    def reaches(self, depth):
+        """Whether it writes a word that a :class:`Ram` of ``depth`` words has, whichever slice it is for."""
+        return self.write & (self.address >> (depth - 1).bit_length() == 0)
 
 
 def slices_of(width):
@@ -152,7 +152,7 @@ class Ram(wiring.Component):
 class FillMemory(wiring.Component):
     """A :class:`Ram` that one engine reads and the host writes, over the fill bus, in slices of 36 bits.
 
-    Latency and ``init`` are the Ram's; a read finds a write three cycles later.
+    Latency and ``init`` are the Ram's; a read finds a write four cycles later.
 
     Parameters
     ----------
@@ -173,8 +173,10 @@ class FillMemory(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         places = self._places
-        # Whom it is for takes a cycle to tell.
-        address, data = delay(m, "address", self.fill.address, 1), delay(m, "data", self.fill.data, 1)
+        # Whether the word is there takes a cycle to tell, and whether it is this slice's another.
+        reaches = delay(m, "reaches", self.fill.reaches(self.depth), 1, reset_less=False)
+        select = delay(m, "select", self.fill.select, 1)
+        address, data = delay(m, "address", self.fill.address, 2), delay(m, "data", self.fill.data, 2)
         for n, width in enumerate(_slice_widths(self.width)):
             low, count = n * SLICE_BITS, block_rams(width, self.depth)
             ours, places = places[:count], places[count:]
@@ -182,7 +184,7 @@ class FillMemory(wiring.Component):
                 width=width, depth=self.depth, primitives=self._primitives, places=ours,
                 init=[word >> low & (1 << width) - 1 for word in self._init],
             )  # fmt: skip
-            write = self.fill.writes(self.select + n, self.depth)
+            write = reaches & (select == self.select + n)
             m.d.comb += [
                 ram.w_en.eq(delay(m, f"write_{n}", write, 1, reset_less=False)),
                 ram.w_addr.eq(address), ram.w_data.eq(data),
