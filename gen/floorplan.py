@@ -125,5 +125,5 @@ def _drawn_to(die, config):
     drawn["features"] = [engine] * feature_block_rams(config)
     drawn["window_program"] = along("window_program", [engine])
     drawn["patch"] = [(engine + start) / 2] * patch_block_rams(config)
-    drawn["array_program"] = along("array_program", [start])
+    drawn["array_program"] = along("array_program", [(engine + start) / 2])
     return {name: points for name, points in drawn.items() if points}

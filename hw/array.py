@@ -6,7 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.config import BANKS, WINDOW, CoreConfig
-from hw.delay import delay
+from hw.delay import copies, delay
 from hw.dot import DotProduct
 from hw.jobs import array_job
 from hw.loops import Loop
@@ -107,11 +107,14 @@ class Column(wiring.Component):
             m.submodules[name] = memory
             m.d.comb += memory.fill.eq(self.fill)
         for name in self._passed:
-            m.d.sync += getattr(self, f"{name}_out").eq(getattr(self, name))
+            # Not one register with what waits in here, or wires would reach from column to column.
+            (passed,) = copies(m, name, getattr(self, name), 1)
+            m.d.comb += getattr(self, f"{name}_out").eq(passed)
         m.submodules.products = products = self._products
         weights, *parameters = self._memories.values()
         m.d.comb += [weights.r_addr.eq(self.weight), products.weights.eq(weights.r_data), products.x.eq(self.x)]
-        at_multiplier = delay(m, "multiplier", self.scale, Requantiser.scale_delay)
+        (at_multiplier,) = copies(m, "multiplier", self.scale, 1)
+        at_multiplier = delay(m, "multiplier", at_multiplier, Requantiser.scale_delay - 1)
         for index, (n, requantiser) in enumerate(self._requantisers.items()):
             m.submodules[f"requantiser_{n}"] = requantiser
             bias, scale = parameters[2 * index : 2 * index + 2]

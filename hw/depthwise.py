@@ -93,7 +93,8 @@ class DepthwiseLane(wiring.Component):
             m.d.comb += [multiplier.a.eq(self.window[tap]), multiplier.b.eq(self.weights[tap])]
             products.append(multiplier.p)
         total, levels = adder_tree(m, "sum", products)
-        first = delay(m, "first", self.first, FabricMultiplier.latency + levels)
+        first = delay(m, "first", self.first, FabricMultiplier.latency + levels - 1)
+        (first,) = copies(m, "first", first, 1)  # of this lane alone
         base, following = Signal.like(self.acc, name="base"), Signal.like(self.acc, name="following")
         with m.If(~first):
             m.d.comb += base.eq(self.acc)
