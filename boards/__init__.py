@@ -14,8 +14,8 @@ _LFE5U_25F = MappingProxyType({"lut": 24288, "ff": 24288, "mult": 28, "ebr": 56}
 _LFE5U_45F = MappingProxyType({"lut": 43848, "ff": 43848, "mult": 72, "ebr": 108})
 _LFE5U_85F = MappingProxyType({"lut": 83640, "ff": 83640, "mult": 156, "ebr": 208})
 
-# The 85F's multipliers are three rows across the die, its block RAMs four, both in blocks of four. Multipliers: block by
-# block from left to right, in each up and down by turns.
+# The 85F's multipliers are three rows across the die, its block RAMs four, both in blocks of four. Multipliers go from
+# block to block, left to right, through all rows of each, up and down by turns.
 _BLOCKS = (4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114)
 _LFE5U_85F_MULTIPLIERS = tuple(
     f"X{x + n}/Y{y}/MULT18_{n}"

@@ -19,14 +19,14 @@ from hw.patch import patch_block_rams
 from hw.places import CORE_ANYWHERE, ColumnPlaces, CorePlaces
 from hw.requantise import Requantiser
 
-__all__ = ["place_memories", "place_multipliers"]
+__all__ = ["drawn_to", "place_memories", "place_multipliers", "position"]
 
 
 def place_multipliers(sites: Sequence[str], *, columns: int, height: int, lanes: int) -> CorePlaces:
     """Places for an array, such that what is connected lies side by side; none at all where it does not fit so.
 
-    The requantisers of the depthwise engine come first, then column by column its multipliers and, while the device has
-    more than the array takes, those of its requantiser.
+    Column by column its multipliers and, while the device has more than the array takes, those of its requantiser; the
+    depthwise engine's requantisers, to which most else belongs, in the middle.
 
     Parameters
     ----------
@@ -38,10 +38,10 @@ def place_multipliers(sites: Sequence[str], *, columns: int, height: int, lanes:
         Requantisers of the depthwise engine.
 
     >>> plan = place_multipliers("abcdefghijklm", columns=3, height=3, lanes=1)
-    >>> plan.lanes
-    (('a', 'b'),)
     >>> [("".join(column.multipliers), "".join(column.requantiser)) for column in plan.columns]
-    [('cde', 'fg'), ('hij', ''), ('klm', '')]
+    [('abc', 'de'), ('hij', ''), ('klm', '')]
+    >>> plan.lanes
+    (('f', 'g'),)
     >>> place_multipliers("abcdefghijklm", columns=5, height=3, lanes=1) == CORE_ANYWHERE
     True
     """
@@ -71,7 +71,7 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
     requantiser, what the depthwise engine reads to its lanes. Of all ways to hand out the device's block RAMs, it is
     the one with the least sum of the squares of distances. Where there are too few, none are placed.
     """
-    points = {name: np.array(drawn) for name, drawn in _drawn_to(die, config).items()}
+    points = {name: np.array(drawn) for name, drawn in drawn_to(die, config).items()}
     sites = np.array([position(name) for name in board.block_rams])
     wanted = np.concatenate([*points.values()])
     if len(wanted) > len(sites):
@@ -91,8 +91,8 @@ def position(site: str) -> tuple[int, int]:
     return tuple(map(int, re.match(r"X(\d+)/Y(\d+)/", site).groups()))
 
 
-def _drawn_to(die, config):
-    """Points that the block RAMs of each memory are drawn to, by the names of :class:`CorePlaces`."""
+def drawn_to(die: CorePlaces, config: CoreConfig) -> dict[str, list]:
+    """Points (x, y) that the block RAMs of each memory are drawn to, by the names of :class:`hw.places.CorePlaces`."""
     every = [[position(site) for site in (*place.multipliers, *place.requantiser)] for place in die.columns]
     start = every[0][0]
     lanes = [np.mean([position(site) for site in lane], axis=0) for lane in die.lanes] or [start]
