@@ -17,12 +17,7 @@ _LFE5U_85F = MappingProxyType({"lut": 83640, "ff": 83640, "mult": 156, "ebr": 20
 # The 85F's multipliers are three rows across the die, its block RAMs four, both in blocks of four. Multipliers go from
 # block to block, left to right, through all rows of each, up and down by turns.
 _BLOCKS = (4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114)
-_LFE5U_85F_MULTIPLIERS = tuple(
-    f"X{x + n}/Y{y}/MULT18_{n}"
-    for number, x in enumerate(_BLOCKS)
-    for y in ((58, 34, 10), (10, 34, 58))[number % 2]
-    for n in (0, 1, 4, 5)
-)
+_LFE5U_85F_MULTIPLIERS = tuple(f"X{x + n}/Y{y}/MULT18_{n}" for x in _BLOCKS for y in (58, 34, 10) for n in (0, 1, 4, 5))
 _LFE5U_85F_BLOCK_RAMS = tuple(f"X{x + 2 * n}/Y{y}/EBR{n}" for y in (82, 70, 46, 22) for x in _BLOCKS for n in range(4))
 
 

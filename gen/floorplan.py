@@ -10,10 +10,9 @@ from scipy.optimize import linear_sum_assignment
 
 from boards import Board
 from hw.array import column_memories
-from hw.config import CoreConfig
+from hw.config import BANKS, CoreConfig
 from hw.core import filled_memories
 from hw.depthwise import depthwise_memories
-from hw.features import feature_block_rams
 from hw.memory import SLICE_BITS, block_rams
 from hw.patch import patch_block_rams
 from hw.places import CORE_ANYWHERE, ColumnPlaces, CorePlaces
@@ -22,46 +21,64 @@ from hw.requantise import Requantiser
 __all__ = ["drawn_to", "place_memories", "place_multipliers", "position"]
 
 
-def place_multipliers(sites: Sequence[str], *, columns: int, height: int, lanes: int) -> CorePlaces:
+def place_multipliers(
+    sites: Sequence[str], *, columns: int, height: int, outputs: int, requantisers: int, lanes: int
+) -> CorePlaces:
     """Places for an array, such that what is connected lies side by side; none at all where it does not fit so.
 
-    Column by column its multipliers and, while the device has more than the array takes, those of its requantiser; the
-    depthwise engine's requantisers, to which most else belongs, in the middle.
+    A column takes the next of ``sites``, for its multipliers and those of its requantisers. Which is which, wires to
+    the column before decide: the shortest to each row's multiplier there. The requantisers of the depthwise engine, to
+    which most else belongs, stand in the middle.
 
     Parameters
     ----------
     sites : sequence of str
         The device's multipliers, in an order in which neighbours are close.
     columns, height : int
-        Output channels of the array, multipliers for each.
-    lanes : int
-        Requantisers of the depthwise engine.
+        Columns of the array, multipliers in each.
+    outputs : int
+        Output channels of a column.
+    requantisers, lanes : int
+        Requantisers with multipliers: the first ones of the array, and of the depthwise engine.
 
-    >>> plan = place_multipliers("abcdefghijklm", columns=3, height=3, lanes=1)
-    >>> [("".join(column.multipliers), "".join(column.requantiser)) for column in plan.columns]
-    [('abc', 'de'), ('hij', ''), ('klm', '')]
-    >>> plan.lanes
-    (('f', 'g'),)
-    >>> place_multipliers("abcdefghijklm", columns=5, height=3, lanes=1) == CORE_ANYWHERE
+    >>> sites = [f"X{x}/Y{y}/MULT" for x in range(4) for y in (1, 2, 3)]
+    >>> plan = place_multipliers(sites, columns=2, height=3, outputs=1, requantisers=2, lanes=1)
+    >>> [[position(site) for site in column.multipliers] for column in plan.columns]
+    [[(0, 1), (0, 2), (0, 3)], [(3, 1), (2, 2), (2, 3)]]
+    >>> [[position(site) for site in column.requantiser] for column in plan.columns], plan.lanes
+    ([[(1, 1), (1, 2)], [(3, 2), (3, 3)]], (('X1/Y3/MULT', 'X2/Y1/MULT'),))
+    >>> place_multipliers(sites, columns=3, height=4, outputs=1, requantisers=1, lanes=0) == CORE_ANYWHERE
     True
     """
     pair = Requantiser.hard_multipliers
-    spare = len(sites) - columns * height
-    if not sites or spare < 0:
+    if columns * height + pair * (requantisers + lanes) > len(sites):
         return CORE_ANYWHERE
-    hard = min(lanes, spare // pair)
-    paired = spare // pair - hard
-    following = iter(sites)
-
-    def take(count):
-        return tuple(islice(following, count))
-
+    following, before = iter(sites), None
     placed, lane_places = [], ()
-    for n in range(columns):
-        if n == columns // 2:
-            lane_places = tuple(take(pair) for _ in range(hard))
-        placed.append(ColumnPlaces(take(height), take(pair * (n < paired))))
+    for column in range(columns):
+        if column == columns // 2:
+            lane_places = tuple(tuple(islice(following, pair)) for _ in range(lanes))
+        channels = range(column * outputs, (column + 1) * outputs)
+        hard = [pair * (channel < requantisers) for channel in channels]
+        ours = list(islice(following, height + sum(hard)))
+        before = rows = ours[:height] if before is None else _matched(before, ours)
+        others = iter([site for site in ours if site not in rows])
+        share = height // outputs
+        placed += [
+            ColumnPlaces(tuple(rows[n * share :][:share]), tuple(islice(others, count))) for n, count in enumerate(hard)
+        ]
     return CorePlaces(tuple(placed), lane_places)
+
+
+def _matched(points, sites):
+    """For each of ``points`` one of ``sites``, such that the sum of distances is least; both are names of sites."""
+    _, chosen = linear_sum_assignment(_distances([position(point) for point in points], sites))
+    return [sites[at] for at in chosen]
+
+
+def _distances(points, sites):
+    """Columns and rows of the die from each of ``points`` (x, y) to each of ``sites``."""
+    return np.abs(np.array(points)[:, None] - [position(site) for site in sites]).sum(axis=-1)
 
 
 def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePlaces:
@@ -71,15 +88,13 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
     requantiser, what the depthwise engine reads to its lanes. Of all ways to hand out the device's block RAMs, it is
     the one with the least sum of the squares of distances. Where there are too few, none are placed.
     """
-    points = {name: np.array(drawn) for name, drawn in drawn_to(die, config).items()}
-    sites = np.array([position(name) for name in board.block_rams])
-    wanted = np.concatenate([*points.values()])
-    if len(wanted) > len(sites):
+    points = drawn_to(die, config)
+    every = sum(points.values(), [])
+    if len(every) > len(board.block_rams):
         return die
-    distance = np.abs(wanted[:, None] - sites).sum(axis=-1)
-    _, chosen = linear_sum_assignment(distance**2)
-    names = iter(board.block_rams[at] for at in chosen)
-    return replace(die, memories={name: tuple(islice(names, len(drawn))) for name, drawn in points.items()})
+    _, chosen = linear_sum_assignment(_distances(every, board.block_rams) ** 2)
+    sites = iter(board.block_rams[at] for at in chosen)
+    return replace(die, memories={name: tuple(islice(sites, len(drawn))) for name, drawn in points.items()})
 
 
 def position(site: str) -> tuple[int, int]:
@@ -100,14 +115,14 @@ def drawn_to(die: CorePlaces, config: CoreConfig) -> dict[str, list]:
     lanes += [engine] * (config.lanes - len(lanes))
     memories = filled_memories(config)
 
-    def along(name, points):
+    def along(name, points, *, banks=1):
         """Of ``points`` that share a word's bits evenly, those of each block RAM."""
         width, depth = memories[name].width, memories[name].depth
         found = []
         for low in range(0, width, SLICE_BITS):
             high = min(low + SLICE_BITS, width)
             ours = points[low * len(points) // width : -(-high * len(points) // width)]
-            found += [np.mean(ours, axis=0)] * block_rams(high - low, depth)
+            found += [np.mean(ours, axis=0)] * (banks * block_rams(high - low, depth))
         return found
 
     drawn = {}
@@ -122,7 +137,7 @@ def drawn_to(die: CorePlaces, config: CoreConfig) -> dict[str, list]:
             drawn[name] = along(name, [np.mean([position(site) for site in requantiser] or multipliers, axis=0)])
     for name in depthwise_memories(config):
         drawn[name] = along(name, lanes)
-    drawn["features"] = [engine] * feature_block_rams(config)
+    drawn["features"] = along("features_0", lanes, banks=BANKS)
     drawn["window_program"] = along("window_program", [engine])
     drawn["patch"] = [(engine + start) / 2] * patch_block_rams(config)
     drawn["array_program"] = along("array_program", [(engine + start) / 2])
