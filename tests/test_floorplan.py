@@ -20,7 +20,7 @@ from hw.places import CORE_ANYWHERE
 
 ULX3S = boards.get("ulx3s")
 
-#: (K, N) of arrays that the 85F has room for, with as many requantisers of the depthwise engine as there are lanes.
+#: (K, N) of arrays that the 85F has room for.
 ARRAYS = [(16, 8), (8, 8), (18, 6), (12, 6), (20, 5), (15, 5), (16, 4), (8, 4), (9, 3), (8, 2), (40, 1)]
 
 
@@ -46,32 +46,61 @@ def test_the_85f_names_each_place_once():
 
 
 def test_multipliers_come_in_an_order_in_which_neighbours_are_close():
-    """A step is one within a block of four, or to the next row, or to the next block."""
-    assert {distance(a, b) for a, b in pairwise(ULX3S.multipliers)} == {1, 3, 4, 6, 29}
+    """A step is one within a block of four, or to the same block in the next row, or to the next block."""
+    assert {distance(a, b) for a, b in pairwise(ULX3S.multipliers)} == {1, 3, 29, 52, 54}
     for n in range(0, len(ULX3S.multipliers), 4):
         assert len({position(site)[1] for site in ULX3S.multipliers[n : n + 4]}) == 1
 
 
-@pytest.mark.parametrize("k, n", ARRAYS)
-@pytest.mark.parametrize("all_lanes", [False, True])
-def test_each_place_once_and_side_by_side(k, n, all_lanes):
+def columns_of(k, n, outputs=1):
+    """Places for an array, and the multipliers of each of its columns."""
+    spare = (len(ULX3S.multipliers) - k * n) // 2
+    requantisers = min(spare, n * outputs)
+    lanes = min(spare - requantisers, n * outputs)
+    places = place_multipliers(
+        ULX3S.multipliers, columns=n, height=k, outputs=outputs, requantisers=requantisers, lanes=lanes
+    )
+    channels = [places.columns[c * outputs : (c + 1) * outputs] for c in range(n)]
+    return places, [[site for channel in column for site in channel.multipliers] for column in channels]
+
+
+@pytest.mark.parametrize("k, n, outputs", [(*array, 1) for array in ARRAYS] + [(32, 4, 2), (12, 2, 2)])
+def test_each_place_once_and_side_by_side(k, n, outputs):
     """Half of the columns, the depthwise engine's requantisers, the other half: one after another, with no gap."""
-    places = place_multipliers(ULX3S.multipliers, columns=n, height=k, lanes=n * all_lanes)
-    assert len(places.columns) == n
-    assert [len(lane) for lane in places.lanes] == [2] * (n * all_lanes)
-    assert all(len(column.multipliers) == k for column in places.columns)
-    spare = (len(ULX3S.multipliers) - k * n) // 2 - n * all_lanes
-    assert [len(column.requantiser) for column in places.columns] == [2] * min(spare, n) + [0] * (n - spare)
-    of_columns = [[*column.multipliers, *column.requantiser] for column in places.columns]
-    half = n // 2
-    order = sum([*of_columns[:half], *map(list, places.lanes), *of_columns[half:]], [])
-    assert order == list(ULX3S.multipliers[: len(order)])
+    places, rows = columns_of(k, n, outputs)
+    assert len(places.columns) == n * outputs
+    assert [len(column) for column in rows] == [k] * n
+    assert all(len(channel.multipliers) == k // outputs for channel in places.columns)
+    spare = (len(ULX3S.multipliers) - k * n) // 2
+    pairs = [len(channel.requantiser) for channel in places.columns]
+    assert pairs == [2] * min(spare, n * outputs) + [0] * (n * outputs - spare)
+    assert [len(lane) for lane in places.lanes] == [2] * min(n * outputs, max(0, spare - n * outputs))
+    of_columns = [
+        {*column, *(site for channel in places.columns[c * outputs :][:outputs] for site in channel.requantiser)}
+        for c, column in enumerate(rows)
+    ]
+    half, following = n // 2, iter(ULX3S.multipliers)
+    for ours in (*of_columns[:half], {site for lane in places.lanes for site in lane}, *of_columns[half:]):
+        assert {next(following) for _ in ours} == ours
+
+
+@pytest.mark.parametrize("k, n, outputs", [(*array, 1) for array in ARRAYS] + [(32, 4, 2), (12, 2, 2)])
+def test_no_exchange_makes_the_wires_between_columns_shorter(k, n, outputs):
+    _, rows = columns_of(k, n, outputs)
+    assert n == 1 or rows[0] != rows[1]
+    for before, column in pairwise(rows):
+        for a, b in combinations(range(k), 2):
+            now = distance(before[a], column[a]) + distance(before[b], column[b])
+            assert now <= distance(before[a], column[b]) + distance(before[b], column[a])
 
 
 def test_too_many_or_unknown_places_are_left_to_the_placer():
-    assert place_multipliers(ULX3S.multipliers, columns=8, height=24, lanes=0) == CORE_ANYWHERE
-    assert place_multipliers((), columns=2, height=2, lanes=2) == CORE_ANYWHERE
-    assert place_multipliers(ULX3S.multipliers, columns=3, height=52, lanes=5).lanes == ()  # no multiplier is left
+    sites = ULX3S.multipliers
+    several = dict(outputs=1, requantisers=0, lanes=0)
+    assert place_multipliers(sites, columns=8, height=24, **several) == CORE_ANYWHERE
+    assert place_multipliers((), columns=2, height=2, **several) == CORE_ANYWHERE
+    assert place_multipliers(sites, columns=2, height=76, outputs=1, requantisers=1, lanes=2) == CORE_ANYWHERE
+    assert place_multipliers(sites, columns=2, height=76, outputs=1, requantisers=1, lanes=1) != CORE_ANYWHERE
 
 
 def placed_cells(verilog):
