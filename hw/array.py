@@ -82,8 +82,8 @@ class Column(wiring.Component):
         self._passed = tuple(passed)
         super().__init__(members)
 
-    #: Cycles from a weight's address to the weight.
-    weight_latency = FillMemory.latency
+    #: Cycles from a weight's address to the weight: a register that all block RAMs of the column hang on, and theirs.
+    weight_latency = 1 + FillMemory.latency
 
     @staticmethod
     def sum_delay(config) -> int:
@@ -112,9 +112,9 @@ class Column(wiring.Component):
             m.d.comb += getattr(self, f"{name}_out").eq(passed)
         m.submodules.products = products = self._products
         weights, *parameters = self._memories.values()
-        m.d.comb += [weights.r_addr.eq(self.weight), products.weights.eq(weights.r_data), products.x.eq(self.x)]
-        (at_multiplier,) = copies(m, "multiplier", self.scale, 1)
-        at_multiplier = delay(m, "multiplier", at_multiplier, Requantiser.scale_delay - 1)
+        (weight,), (at_bias,) = copies(m, "weight_here", self.weight, 1), copies(m, "bias", self.scale, 1)
+        m.d.comb += [weights.r_addr.eq(weight), products.weights.eq(weights.r_data), products.x.eq(self.x)]
+        at_multiplier = delay(m, "multiplier", at_bias, Requantiser.scale_delay)
         for index, (n, requantiser) in enumerate(self._requantisers.items()):
             m.submodules[f"requantiser_{n}"] = requantiser
             bias, scale = parameters[2 * index : 2 * index + 2]
@@ -124,7 +124,7 @@ class Column(wiring.Component):
                 m.d.comb += base.eq(acc)
             m.d.sync += acc.eq(base + products.o[index])
             m.d.comb += [
-                bias.r_addr.eq(self.scale),
+                bias.r_addr.eq(at_bias),
                 scale.r_addr.eq(at_multiplier),
                 requantiser.acc.eq(acc),
                 requantiser.bias.eq(bias.r_data.as_signed()),
