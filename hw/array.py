@@ -340,7 +340,7 @@ class MacArray(wiring.Component):
                 for name in ("x", "weight", "first", "scale"):
                     m.d.comb += getattr(column, name).eq(getattr(previous, f"{name}_out"))
             registered = Signal(FillWord, name=f"fill_{n}", reset_less=True)
-            m.d.sync += registered.eq(fill)
+            m.d.host += registered.eq(fill)
             m.d.comb += column.fill.eq(registered)
             fill, previous = registered, column
             even = delay(m, f"even_{n}", column.o.as_value(), config.columns - n)
