@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import TAPS, CoreConfig
-from hw.delay import delay
+from hw.delay import copies, delay
 from hw.memory import FillMemory, FillWord
 from hw.places import CORE_ANYWHERE
 from hw.primitives import adder_tree, check_primitives, gated_add, tree
