@@ -32,8 +32,8 @@ EXAMPLES = int(os.environ.get("GEN_RANDOM_NETWORKS", "25"))
 
 MULTIPLIERS = SIM.resources["mult"]
 
-#: Arrays (N, words), in an order that soon has had small and large, odd and even ones. The largest share multipliers, and
-#: where N is odd, they cannot.
+#: Arrays (N, words), in an order that soon has had small and large, odd and even ones. The largest share multipliers,
+#: which those of an odd N cannot.
 ARRAYS = [
     (int(n) + 1, int(words) + 1)
     for n, words in np.random.default_rng(5).permutation(list(np.ndindex(8, 4)))
