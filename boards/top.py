@@ -137,8 +137,9 @@ class Top(Elaboratable):
         m.submodules.clock_pin = clock_pin = io.Buffer("i", platform.request(platform.default_clk, dir="-"))
         locked = Signal()
         core_clock = Signal(name=CORE_CLOCK_NET, attrs={"keep": 1})  # so that the tools keep its name
-        m.domains += [ClockDomain("host"), ClockDomain("sync")]
-        m.d.comb += [ClockSignal("host").eq(clock_pin.i), ClockSignal("sync").eq(core_clock)]
+        m.domains += [ClockDomain("host"), sync := ClockDomain("sync")]
+        sync.clk = core_clock
+        m.d.comb += ClockSignal("host").eq(clock_pin.i)
         m.submodules.pll = self._pll_instance(clock_pin.i, core_clock, locked)
         m.submodules.host_reset = ResetSynchronizer(~locked, domain="host")
         m.submodules.sync_reset = ResetSynchronizer(~locked, domain="sync")
