@@ -32,8 +32,11 @@ TOOL_LIMIT_S = 2 * 3600
 #: last wire may take 40.
 PATIENCE = 60
 
+#: How many more wires than at the best may be wrong, overused or too slow: beyond that they only become more.
+MORE_WRONG = 1000
+
 #: What a placement must promise of the clock asked for, for routing to be worth a try.
-PROMISED_SHARE = 0.9
+PROMISED_SHARE = 0.95
 
 #: What is asked for where more was out of reach, of the clock that was or that the placement promises.
 SECOND_SHARE = 0.95
@@ -105,7 +108,7 @@ class RouterWatch:
             self._waited += 1
             if self._fewest is None or count < self._fewest:
                 self._fewest, self._waited = count, 0
-            elif self._waited >= PATIENCE:
+            elif self._waited >= PATIENCE or count > self._fewest + MORE_WRONG:
                 raise tools.StopTool
 
 

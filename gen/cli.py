@@ -6,6 +6,7 @@ verb needs is imported when it runs, so that ``--help`` and ``table`` answer at 
 """
 
 import functools
+import inspect
 import json
 import re
 import sys
@@ -119,7 +120,7 @@ def verb(*options, takes=MODEL):
         for option in reversed(shared):
             run = option(run)
         about_model = "" if takes is FOLDER else f"\n\n{MODEL_HELP}"
-        return main.command(help=f"{function.__doc__}{about_model}")(run)
+        return main.command(help=f"{inspect.cleandoc(function.__doc__)}{about_model}")(run)
 
     return decorate
 

@@ -207,7 +207,7 @@ def clock_line(mhz, asked):
 def test_router_watch_ends_an_endless_repair_of_timing():
     watch = RouterWatch()
     watch("Info: Max frequency for clock '$glbnet$clock_pin.i': 20.00 MHz (FAIL at 25.00 MHz)\n")
-    watch(clock_line(99.5, 110))
+    watch(clock_line(104.6, 110))
     for iteration in range(1, 300):
         watch(router_line(iteration, 300 - iteration, iteration % building.PATIENCE))
     watch(router_line(300, 0, 1))
@@ -216,16 +216,24 @@ def test_router_watch_ends_an_endless_repair_of_timing():
     watch("Info: something else\n")
     with pytest.raises(tools.StopTool):
         watch(router_line(300 + building.PATIENCE, 1, 0))
-    assert watch.promised_mhz == 99.5
+    assert watch.promised_mhz == 104.6
+
+
+def test_router_watch_ends_what_only_becomes_worse():
+    watch = RouterWatch()
+    for overused, failed in ((5000, 0), (40, 10), (1000, 50), (50 + building.MORE_WRONG, 0)):
+        watch(router_line(1, overused, failed))
+    with pytest.raises(tools.StopTool):
+        watch(router_line(1, 50 + building.MORE_WRONG, 1))
 
 
 def test_router_watch_ends_what_the_placement_rules_out():
     watch = RouterWatch()
     with pytest.raises(tools.StopTool):
-        watch(clock_line(98.7, 110))
-    assert watch.promised_mhz == 98.7
+        watch(clock_line(104.4, 110))
+    assert watch.promised_mhz == 104.4
     routed = RouterWatch()
-    routed(clock_line(103.5, 110))
+    routed(clock_line(104.6, 110))
     routed(clock_line(98.7, 110))  # after routing
 
 
@@ -354,10 +362,10 @@ def test_the_best_of_several_seeds_is_kept(fake_tools, tmp_path):
 @pytest.mark.parametrize(
     ("promised", "routable", "asked"),
     (
-        (100.0, 115.0, [110.0]),
-        (90.0, 115.0, [110.0, 85.5]),  # the placement rules it out
+        (105.0, 115.0, [110.0]),
+        (100.0, 115.0, [110.0, 95.0]),  # the placement rules it out
         (120.0, 105.0, [110.0, 104.5]),  # the router cannot do it
-        (100.0, 94.0, [110.0, 95.0, None]),
+        (105.0, 94.0, [110.0, 99.75, None]),
     ),
 )
 def test_less_is_asked_for_where_more_is_out_of_reach(fake_tools, tmp_path, promised, routable, asked):
