@@ -14,11 +14,18 @@ _LFE5U_25F = MappingProxyType({"lut": 24288, "ff": 24288, "mult": 28, "ebr": 56}
 _LFE5U_45F = MappingProxyType({"lut": 43848, "ff": 43848, "mult": 72, "ebr": 108})
 _LFE5U_85F = MappingProxyType({"lut": 83640, "ff": 83640, "mult": 156, "ebr": 208})
 
-# The 85F's multipliers are three rows across the die, its block RAMs four, both in blocks of four. Multipliers go from
-# block to block, left to right, through all rows of each, up and down by turns.
+# The 85F's multipliers: three rows across the die, in blocks of four, twelve tiles below a row of block RAMs in blocks
+# of four. Beginning in the middle, next to the fourth row of block RAMs.
 _BLOCKS = (4, 13, 22, 31, 40, 49, 58, 69, 78, 87, 96, 105, 114)
-_LFE5U_85F_MULTIPLIERS = tuple(f"X{x + n}/Y{y}/MULT18_{n}" for x in _BLOCKS for y in (58, 34, 10) for n in (0, 1, 4, 5))
-_LFE5U_85F_BLOCK_RAMS = tuple(f"X{x + 2 * n}/Y{y}/EBR{n}" for y in (82, 70, 46, 22) for x in _BLOCKS for n in range(4))
+_LFE5U_85F_MULTIPLIERS = tuple(
+    tuple(
+        (f"X{x + n}/Y{y}/MULT18_{n}", f"X{x + 2 * ram}/Y{y + 12}/EBR{ram}")
+        for x in _BLOCKS
+        for ram, n in enumerate((0, 1, 4, 5))
+    )
+    for y in (58, 34, 10)
+)
+_LFE5U_85F_BLOCK_RAMS = tuple(f"X{x + 2 * ram}/Y82/EBR{ram}" for x in _BLOCKS for ram in range(4))
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,11 @@ class Board:
         Rate of the UART between host and board, in bits a second.
     resources : mapping of str to int
         Number of ``lut`` (LUT4), ``ff``, ``mult`` (MULT18X18D) and ``ebr`` (DP16KD).
-    multipliers : tuple of str
-        The device's multipliers by nextpnr's names, in an order in which neighbours are close; empty where they are not
-        known.
-    block_rams : tuple of str
-        The device's block RAMs, likewise.
+    multiplier_rows : tuple of tuple of (str, str)
+        The device's multipliers by nextpnr's names, row by row across the die, each with the block RAM nearest to it;
+        empty where they are not known.
+    block_ram_row : tuple of str
+        A row of block RAMs that has no multipliers, next to the first of ``multiplier_rows``, likewise.
     simulation_only : bool
         Whether the board exists only for simulation: its memories are as large as a network needs, and ``resources``
         bounds everything but ``ebr``.
@@ -64,8 +71,8 @@ class Board:
     clock_in_hz: int
     baud: int
     resources: Mapping[str, int]
-    multipliers: tuple[str, ...] = ()
-    block_rams: tuple[str, ...] = ()
+    multiplier_rows: tuple[tuple[tuple[str, str], ...], ...] = ()
+    block_ram_row: tuple[str, ...] = ()
     simulation_only: bool = False
 
     @property
@@ -74,7 +81,7 @@ class Board:
         return [self.nextpnr_device, "--package", self.package, "--speed", self.speed_grade]
 
 
-def _ulx3s(variant, nextpnr_device, idcode, resources, **sites):
+def _ulx3s(variant, nextpnr_device, idcode, resources, **rows):
     return Board(
         name=f"ulx3s-{variant.lower()}",
         device=f"LFE5U-{variant}",
@@ -86,7 +93,7 @@ def _ulx3s(variant, nextpnr_device, idcode, resources, **sites):
         clock_in_hz=25_000_000,
         baud=3_000_000,
         resources=resources,
-        **sites,
+        **rows,
     )
 
 
@@ -99,8 +106,8 @@ _VARIANTS = (
         "--85k",
         0x41113043,
         _LFE5U_85F,
-        multipliers=_LFE5U_85F_MULTIPLIERS,
-        block_rams=_LFE5U_85F_BLOCK_RAMS,
+        multiplier_rows=_LFE5U_85F_MULTIPLIERS,
+        block_ram_row=_LFE5U_85F_BLOCK_RAMS,
     ),  # fmt: skip
 )
 _ULX3S = replace(_VARIANTS[-1], name="ulx3s")

@@ -1,8 +1,8 @@
 """Top of a design: the board's clock, PLL, serial port and LEDs around the Verilog module ``core``.
 
-Two clock domains. ``sync`` is the engines' and comes from the PLL; ``host`` is the board's oscillator itself, of the
-serial port and of the core's host port. So the serial port keeps its rate whatever clock the engines run at, and the
-PLL's dividers are all that differs between two clocks.
+Two clock domains. ``sync`` is the core's and comes from the PLL; ``uart`` is the board's oscillator itself. So the
+serial port keeps its rate whatever clock the core runs at, and the PLL's dividers are all that differs between two
+clocks.
 """
 
 from dataclasses import dataclass
@@ -21,13 +21,14 @@ from amaranth import (
 )
 from amaranth.lib import io, stream, wiring
 from amaranth.lib.cdc import ResetSynchronizer
+from amaranth.lib.fifo import AsyncFIFO
 from amaranth.lib.wiring import In, Out
 
 from boards import Board
 from boards.pll import PLL
 from hw.uart import UARTReceiver, UARTTransmitter, bit_step
 
-__all__ = ["CORE_CLOCK_NET", "LEDS", "SerialPort", "Top", "TopFiles", "emit"]
+__all__ = ["CORE_CLOCK_NET", "LEDS", "SerialBridge", "Top", "TopFiles", "emit"]
 
 #: What the LEDs show, from LED 0 up; the rest stay dark.
 LEDS = ("core clock, once every few tenths of a second", "bytes from the host", "bytes to the host", "serial error")
@@ -35,27 +36,30 @@ LEDS = ("core clock, once every few tenths of a second", "bytes from the host", 
 #: Net of the core's clock, as the tools' reports name it.
 CORE_CLOCK_NET = "core_clk"
 
+#: Bytes that a domain crossing holds: enough for its latency at one byte in 80 clocks of the slower domain.
+_CROSSING_BYTES = 4
 
-class SerialPort(wiring.Component):
-    """The host's serial line as the core's byte streams, in domain ``host``, and the LEDs.
 
-    Bytes keep their order and none is lost, unless the core stalls ``to_core`` for longer than 16 bytes take: then
+class SerialBridge(wiring.Component):
+    """The host's serial line in domain ``uart`` and the core's byte streams in domain ``sync``.
+
+    Bytes keep their order and none is lost, unless the core stalls ``to_core`` for longer than 20 bytes take: then
     the serial error LED lights, and stays lit until reset, as it does after a framing error. A stalled host cannot
     be known: bytes leave as fast as the line takes them, ``from_core`` stalls meanwhile.
 
     Parameters
     ----------
-    clk_hz, baud : int
-        Rate of domain ``host``, at least 8 times ``baud``, and bits a second.
+    uart_clk_hz, baud : int
+        Rate of domain ``uart``, at least 8 times ``baud``, and bits a second.
     heartbeat_bits, activity_bits : int
-        Width of the counters that divide ``sync`` for the heartbeat, and stretch activity in clocks of ``host``.
+        Width of the counters that divide ``sync`` for the heartbeat, and stretch activity in clocks of ``uart``.
 
     Members
     -------
     rx, tx : In(1), Out(1)
         Line from and to the host; ``rx`` is asynchronous.
     to_core, from_core : Out, In (stream of 8 bits)
-        Bytes from and to the host.
+        In domain ``sync``.
     leds : Out(4)
         As :data:`LEDS` lists them.
 
@@ -65,9 +69,9 @@ class SerialPort(wiring.Component):
         As :func:`hw.uart.bit_step`.
     """
 
-    def __init__(self, *, clk_hz, baud, heartbeat_bits=26, activity_bits=20):
-        bit_step(clk_hz=clk_hz, baud=baud)
-        self._rates = {"clk_hz": clk_hz, "baud": baud}
+    def __init__(self, *, uart_clk_hz, baud, heartbeat_bits=26, activity_bits=20):
+        bit_step(clk_hz=uart_clk_hz, baud=baud)
+        self._rates = {"clk_hz": uart_clk_hz, "baud": baud}
         self._heartbeat_bits, self._activity_bits = heartbeat_bits, activity_bits
         super().__init__(
             {
@@ -81,20 +85,35 @@ class SerialPort(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        in_host = DomainRenamer("host")
+        in_uart = DomainRenamer("uart")
         receiver = UARTReceiver(**self._rates, depth=16)
         transmitter = UARTTransmitter(**self._rates)
-        m.submodules.receiver = in_host(receiver)
-        m.submodules.transmitter = in_host(transmitter)
-        wiring.connect(m, receiver.o, wiring.flipped(self.to_core))
-        wiring.connect(m, wiring.flipped(self.from_core), transmitter.i)
-        m.d.comb += [receiver.rx.eq(self.rx), self.tx.eq(transmitter.tx)]
+        m.submodules.receiver = in_uart(receiver)
+        m.submodules.transmitter = in_uart(transmitter)
+        m.submodules.inward = inward = AsyncFIFO(width=8, depth=_CROSSING_BYTES, w_domain="uart", r_domain="sync")
+        m.submodules.outward = outward = AsyncFIFO(width=8, depth=_CROSSING_BYTES, w_domain="sync", r_domain="uart")
+        m.d.comb += [
+            receiver.rx.eq(self.rx),
+            inward.w_data.eq(receiver.o.payload),
+            inward.w_en.eq(receiver.o.valid),
+            receiver.o.ready.eq(inward.w_rdy),
+            self.to_core.payload.eq(inward.r_data),
+            self.to_core.valid.eq(inward.r_rdy),
+            inward.r_en.eq(self.to_core.ready),
+            outward.w_data.eq(self.from_core.payload),
+            outward.w_en.eq(self.from_core.valid),
+            self.from_core.ready.eq(outward.w_rdy),
+            transmitter.i.payload.eq(outward.r_data),
+            transmitter.i.valid.eq(outward.r_rdy),
+            outward.r_en.eq(transmitter.i.ready),
+            self.tx.eq(transmitter.tx),
+        ]
 
         heartbeat = Signal(self._heartbeat_bits)
         m.d.sync += heartbeat.eq(heartbeat + 1)
         error = Signal()
         with m.If(receiver.framing_error | receiver.overrun):
-            m.d.host += error.eq(1)
+            m.d.uart += error.eq(1)
         m.d.comb += self.leds.eq(
             Cat(
                 heartbeat[-1],
@@ -106,12 +125,12 @@ class SerialPort(wiring.Component):
         return m
 
     def _stretched(self, m, name, event):
-        """High while ``event`` and for ``2**activity_bits`` clocks of ``host`` after it."""
+        """High while ``event`` and for ``2**activity_bits`` clocks of ``uart`` after it."""
         left = Signal(self._activity_bits + 1, name=name)
         with m.If(event):
-            m.d.host += left.eq(1 << self._activity_bits)
+            m.d.uart += left.eq(1 << self._activity_bits)
         with m.Elif(left != 0):
-            m.d.host += left.eq(left - 1)
+            m.d.uart += left.eq(left - 1)
         return left != 0
 
 
@@ -137,33 +156,31 @@ class Top(Elaboratable):
         m.submodules.clock_pin = clock_pin = io.Buffer("i", platform.request(platform.default_clk, dir="-"))
         locked = Signal()
         core_clock = Signal(name=CORE_CLOCK_NET, attrs={"keep": 1})  # so that the tools keep its name
-        m.domains += [ClockDomain("host"), sync := ClockDomain("sync")]
-        sync.clk = core_clock
-        m.d.comb += ClockSignal("host").eq(clock_pin.i)
+        m.domains += [ClockDomain("uart"), ClockDomain("sync")]
+        m.d.comb += [ClockSignal("uart").eq(clock_pin.i), ClockSignal("sync").eq(core_clock)]
         m.submodules.pll = self._pll_instance(clock_pin.i, core_clock, locked)
-        m.submodules.host_reset = ResetSynchronizer(~locked, domain="host")
+        m.submodules.uart_reset = ResetSynchronizer(~locked, domain="uart")
         m.submodules.sync_reset = ResetSynchronizer(~locked, domain="sync")
 
-        m.submodules.serial = serial = SerialPort(clk_hz=self._board.clock_in_hz, baud=self._board.baud)
+        m.submodules.bridge = bridge = SerialBridge(uart_clk_hz=self._board.clock_in_hz, baud=self._board.baud)
         m.submodules.core = Instance(
             "core",
             i_clk=ClockSignal(),
-            i_host_clk=ClockSignal("host"),
-            i_i__payload=serial.to_core.payload,
-            i_i__valid=serial.to_core.valid,
-            o_i__ready=serial.to_core.ready,
-            o_o__payload=serial.from_core.payload,
-            o_o__valid=serial.from_core.valid,
-            i_o__ready=serial.from_core.ready,
+            i_i__payload=bridge.to_core.payload,
+            i_i__valid=bridge.to_core.valid,
+            o_i__ready=bridge.to_core.ready,
+            o_o__payload=bridge.from_core.payload,
+            o_o__valid=bridge.from_core.valid,
+            i_o__ready=bridge.from_core.ready,
         )
 
         uart = platform.request("uart", 0, dir="-")
         m.submodules.rx_pin = rx_pin = io.Buffer("i", uart.rx)
         m.submodules.tx_pin = tx_pin = io.Buffer("o", uart.tx)
-        m.d.comb += [serial.rx.eq(rx_pin.i), tx_pin.o.eq(serial.tx)]
+        m.d.comb += [bridge.rx.eq(rx_pin.i), tx_pin.o.eq(bridge.tx)]
         for n in range(len(LEDS)):
             m.submodules[f"led{n}_pin"] = pin = io.Buffer("o", platform.request("led", n, dir="-"))
-            m.d.comb += pin.o.eq(serial.leds[n])
+            m.d.comb += pin.o.eq(bridge.leds[n])
         return m
 
     def _pll_instance(self, clock_in, clock, locked):

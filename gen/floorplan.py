@@ -1,144 +1,110 @@
 """Floorplan: fixed places on the die for the array's and the requantisers' multipliers, and for block RAMs by them."""
 
-import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
-
-import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from boards import Board
 from hw.array import column_memories
-from hw.config import BANKS, CoreConfig
+from hw.config import CoreConfig
 from hw.core import filled_memories
-from hw.depthwise import depthwise_memories
-from hw.memory import SLICE_BITS, block_rams
-from hw.patch import patch_block_rams
+from hw.features import feature_block_rams
+from hw.memory import filled_block_rams
 from hw.places import CORE_ANYWHERE, ColumnPlaces, CorePlaces
 from hw.requantise import Requantiser
 
-__all__ = ["drawn_to", "place_memories", "place_multipliers", "position"]
+__all__ = ["place_memories", "place_multipliers"]
+
+Row = Sequence[tuple[str, str]]
 
 
-def place_multipliers(
-    sites: Sequence[str], *, columns: int, height: int, outputs: int, requantisers: int, lanes: int
-) -> CorePlaces:
+def place_multipliers(rows: Sequence[Row], *, columns: int, height: int, lanes: int) -> CorePlaces:
     """Places for an array, such that what is connected lies side by side; none at all where it does not fit so.
 
-    A column takes the next of ``sites``, for its multipliers and those of its requantisers. Which is which, wires to
-    the column before decide: the shortest to each row's multiplier there. The requantisers of the depthwise engine, to
-    which most else belongs, stand in the middle.
+    A column's multipliers lie side by side in one row of the die, behind them its requantiser's where the row has room
+    for them. Columns go through the rows like a plough, the first of which begins with the multipliers of the depthwise
+    engine's requantisers.
 
     Parameters
     ----------
-    sites : sequence of str
-        The device's multipliers, in an order in which neighbours are close.
+    rows : sequence of sequence of (str, str)
+        The die's multipliers, row by row, each with the block RAM beside it.
     columns, height : int
         Columns of the array, multipliers in each.
-    outputs : int
-        Output channels of a column.
-    requantisers, lanes : int
-        Requantisers with multipliers: the first ones of the array, and of the depthwise engine.
+    lanes : int
+        Requantisers of the depthwise engine.
 
-    >>> sites = [f"X{x}/Y{y}/MULT" for x in range(4) for y in (1, 2, 3)]
-    >>> plan = place_multipliers(sites, columns=2, height=3, outputs=1, requantisers=2, lanes=1)
-    >>> [[position(site) for site in column.multipliers] for column in plan.columns]
-    [[(0, 1), (0, 2), (0, 3)], [(3, 1), (2, 2), (2, 3)]]
-    >>> [[position(site) for site in column.requantiser] for column in plan.columns], plan.lanes
-    ([[(1, 1), (1, 2)], [(3, 2), (3, 3)]], (('X1/Y3/MULT', 'X2/Y1/MULT'),))
-    >>> place_multipliers(sites, columns=3, height=4, outputs=1, requantisers=1, lanes=0) == CORE_ANYWHERE
+    >>> rows = [[(letter, letter.upper()) for letter in "abcdefghij"], [(digit, digit + "R") for digit in "0123456"]]
+    >>> plan = place_multipliers(rows, columns=3, height=3, lanes=1)
+    >>> plan.lanes
+    (('a', 'b'),)
+    >>> [("".join(column.multipliers), "".join(column.requantiser)) for column in plan.columns]
+    [('cde', 'fg'), ('hij', ''), ('654', '32')]
+    >>> place_multipliers(rows, columns=6, height=3, lanes=1) == CORE_ANYWHERE
     True
     """
     pair = Requantiser.hard_multipliers
-    if columns * height + pair * (requantisers + lanes) > len(sites):
+    spare = sum(map(len, rows)) - columns * height
+    hard = max(0, min(lanes, spare // pair))
+    free = [[multiplier for multiplier, _ in row] for row in rows]
+    if not free or len(free[0]) < pair * hard:
         return CORE_ANYWHERE
-    following, before = iter(sites), None
-    placed, lane_places = [], ()
-    for column in range(columns):
-        if column == columns // 2:
-            lane_places = tuple(tuple(islice(following, pair)) for _ in range(lanes))
-        channels = range(column * outputs, (column + 1) * outputs)
-        hard = [pair * (channel < requantisers) for channel in channels]
-        ours = list(islice(following, height + sum(hard)))
-        before = rows = ours[:height] if before is None else _matched(before, ours)
-        others = iter([site for site in ours if site not in rows])
-        share = height // outputs
-        placed += [
-            ColumnPlaces(tuple(rows[n * share :][:share]), tuple(islice(others, count))) for n, count in enumerate(hard)
-        ]
-    return CorePlaces(tuple(placed), lane_places)
-
-
-def _matched(points, sites):
-    """For each of ``points`` one of ``sites``, such that the sum of distances is least; both are names of sites."""
-    _, chosen = linear_sum_assignment(_distances([position(point) for point in points], sites))
-    return [sites[at] for at in chosen]
-
-
-def _distances(points, sites):
-    """Columns and rows of the die from each of ``points`` (x, y) to each of ``sites``."""
-    return np.abs(np.array(points)[:, None] - [position(site) for site in sites]).sum(axis=-1)
+    names, free[0] = free[0][: pair * hard], free[0][pair * hard :]
+    placed: list[ColumnPlaces] = []
+    for number, row in enumerate(free):
+        ahead = row[::-1] if number % 2 else row
+        count = min(columns - len(placed), len(row) // height)
+        paired = min(count, (len(row) - count * height) // pair)
+        for n in range(count):
+            size = height + pair * (n < paired)
+            run, ahead = ahead[:size], ahead[size:]
+            placed.append(ColumnPlaces(tuple(run[:height]), tuple(run[height:])))
+    if len(placed) < columns:
+        return CORE_ANYWHERE
+    return CorePlaces(tuple(placed), tuple(zip(*[iter(names)] * pair, strict=True)))
 
 
 def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePlaces:
-    """``die`` with places for block RAMs: those with the shortest wires to what they serve.
+    """``die`` with places for block RAMs, each memory's side by side, where there is room for the whole of it.
 
-    Each is drawn to a point: a slice of weights to the multipliers that take them, biases and multipliers to their
-    requantiser, what the depthwise engine reads to its lanes. Of all ways to hand out the device's block RAMs, it is
-    the one with the least sum of the squares of distances. Where there are too few, none are placed.
+    A column's and the depthwise weights stand beside their multipliers. The features go to the row that has no
+    multipliers, and before them the other memories, which take what is left elsewhere where that row has no more room.
     """
-    points = drawn_to(die, config)
-    every = sum(points.values(), [])
-    if len(every) > len(board.block_rams):
-        return die
-    _, chosen = linear_sum_assignment(_distances(every, board.block_rams) ** 2)
-    sites = iter(board.block_rams[at] for at in chosen)
-    return replace(die, memories={name: tuple(islice(sites, len(drawn))) for name, drawn in points.items()})
+    beside = {multiplier: ram for row in board.multiplier_rows for multiplier, ram in row}
+    counts = {name: filled_block_rams(memory.width, memory.depth) for name, memory in filled_memories(config).items()}
+    rows = [board.block_ram_row, *([ram for _, ram in row] for row in board.multiplier_rows)]
+    rank = {site: at for row in rows for at, site in enumerate(row)}.get
+    columns_before: Counter[int] = Counter()
+    taken: dict[str, tuple[str, ...]] = {}
 
+    def take(names, sites):
+        if sum(counts[name] for name in names) <= len(sites):
+            for name in names:
+                taken[name], sites = tuple(sites[: counts[name]]), sites[counts[name] :]
 
-def position(site: str) -> tuple[int, int]:
-    """Column and row of the die where ``site`` is.
-
-    >>> position("X4/Y58/MULT18_0")
-    (4, 58)
-    """
-    return tuple(map(int, re.match(r"X(\d+)/Y(\d+)/", site).groups()))
-
-
-def drawn_to(die: CorePlaces, config: CoreConfig) -> dict[str, list]:
-    """Points (x, y) that the block RAMs of each memory are drawn to, by the names of :class:`hw.places.CorePlaces`."""
-    every = [[position(site) for site in (*place.multipliers, *place.requantiser)] for place in die.columns]
-    start = every[0][0]
-    lanes = [np.mean([position(site) for site in lane], axis=0) for lane in die.lanes] or [start]
-    engine = np.mean(lanes, axis=0)
-    lanes += [engine] * (config.lanes - len(lanes))
-    memories = filled_memories(config)
-
-    def along(name, points, *, banks=1):
-        """Of ``points`` that share a word's bits evenly, those of each block RAM."""
-        width, depth = memories[name].width, memories[name].depth
-        found = []
-        for low in range(0, width, SLICE_BITS):
-            high = min(low + SLICE_BITS, width)
-            ours = points[low * len(points) // width : -(-high * len(points) // width)]
-            found += [np.mean(ours, axis=0)] * (banks * block_rams(high - low, depth))
-        return found
-
-    drawn = {}
-    for number in range(config.columns):
-        channels = range(number * config.outputs, (number + 1) * config.outputs)
-        places = [die.columns[n] for n in channels]
-        multipliers = [position(site) for place in places for site in place.multipliers]
-        weights, *parameters = column_memories(config, number)
-        drawn[weights] = along(weights, multipliers)
-        for name in parameters:
-            requantiser = die.columns[int(name.rpartition("_")[2])].requantiser
-            drawn[name] = along(name, [np.mean([position(site) for site in requantiser] or multipliers, axis=0)])
-    for name in depthwise_memories(config):
-        drawn[name] = along(name, lanes)
-    drawn["features"] = along("features_0", lanes, banks=BANKS)
-    drawn["window_program"] = along("window_program", [engine])
-    drawn["patch"] = [(engine + start) / 2] * patch_block_rams(config)
-    drawn["array_program"] = along("array_program", [(engine + start) / 2])
-    return {name: points for name, points in drawn.items() if points}
+    for n in range(config.columns):
+        channels = range(n * config.outputs, (n + 1) * config.outputs)
+        places = [die.columns[channel] for channel in channels]
+        multipliers = [name for place in places for name in (*place.multipliers, *place.requantiser)]
+        order = [beside[name] for name in multipliers]
+        sites = sorted(order, key=rank)
+        # From the left in every other column of a row: what two neighbours leave lies together.
+        row = next(number for number, row in enumerate(rows) if sites[0] in row)
+        if columns_before[row] % 2:
+            sites.reverse()
+        columns_before[row] += 1
+        # Weights in the order of the multipliers that take them.
+        weights, *_ = names = column_memories(config, n)
+        count = counts[weights]
+        take(names, sorted(sites[:count], key=order.index) + sites[count:])
+    take(["coefficients"], [beside[name] for lane in die.lanes for name in lane])
+    counts["features"] = feature_block_rams(config)
+    room = len(board.block_ram_row) - counts["features"]
+    before = board.block_ram_row[: room if room >= 0 else None]
+    for name in ("depthwise_scale", "window_program", "array_program", "depthwise_bias"):
+        used = {site for sites in taken.values() for site in sites}
+        left = [[site for site in row if site not in used] for row in (before, *rows[1:])]
+        take([name], next((row for row in left if len(row) >= counts[name]), []))
+    used = {site for sites in taken.values() for site in sites}
+    take(["features"], [site for site in board.block_ram_row if site not in used])
+    return replace(die, memories=taken)

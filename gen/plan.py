@@ -365,16 +365,16 @@ def _planned(board, table, stages, array):
             row = len(stage.region.columns) * ceil_div(stage.output_shape[2], lanes)
             patch_words = max(patch_words, row + 2 * patches.words)
     multiplier_bits = 31 + int(max(0, *(s.shift.max() for s in every)))
-    # Requantisers get the multipliers that the array leaves, its own first.
+    # Requantisers get the multipliers that the array leaves, the depthwise engine's first.
     multipliers = array.columns * array.array_rows
     left = max(0, board.resources["mult"] - multipliers) // Requantiser.hard_multipliers
     left = left if multiplier_bits <= Requantiser.hard_multiplier_bits else 0
-    hard_columns = tuple(range(min(left, lanes)))
-    hard_lanes = min(left - len(hard_columns), lanes)
-    die = place_multipliers(
-        board.multipliers, columns=array.columns, height=array.array_rows, outputs=array.outputs,
-        requantisers=len(hard_columns), lanes=hard_lanes,
-    )  # fmt: skip
+    hard_lanes = min(left, lanes)
+    hard_columns = tuple(range(min(left - hard_lanes, lanes)))
+    height = array.array_rows // array.outputs
+    die = place_multipliers(board.multiplier_rows, columns=lanes, height=height, lanes=hard_lanes)
+    if left and die.columns:
+        hard_columns = tuple(n for n, column in enumerate(die.columns) if column.requantiser)
     config = CoreConfig(
         lanes=lanes,
         words=array.words,

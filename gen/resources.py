@@ -9,7 +9,6 @@ from hw.array import destination_layout
 from hw.config import CoreConfig
 from hw.core import filled_memories
 from hw.memory import block_depths, block_rams, filled_block_rams
-from hw.patch import patch_block_rams
 from hw.requantise import Requantiser
 from hw.residual import ResidualAdder
 
@@ -98,7 +97,7 @@ def estimate(config: CoreConfig) -> dict[str, int]:
     """LUT4, flip-flops, multipliers and block RAMs of a core and the board's top."""
     lut, ff = (sum(values) for values in zip(*engines(config).values(), strict=True))
     memories = sum(filled_block_rams(memory.width, memory.depth) for memory in filled_memories(config).values())
-    rings = patch_block_rams(config)
+    rings = config.words * filled_block_rams(config.word_bits, config.patch_depth)
     if config.residual_lanes:
         rings += block_rams(config.word_bits, config.residual_depth)
         rings += block_rams(config.word_bits + destination_layout(config).size, ResidualAdder.waiting_depth(config))

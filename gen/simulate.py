@@ -90,7 +90,6 @@ def simulate(
     stall: float = 0.0,
     seed: int = 0,
     load: Plan | None = None,
-    host_period: float = 1.0,
 ) -> dict:
     """Run ``inputs`` back to back through the plan's core in Verilator.
 
@@ -108,8 +107,6 @@ def simulate(
         Probability of an idle cycle on either byte stream, and the seed of these.
     load : Plan, optional
         Another plan of the same dimensions, whose contents the host loads first; it is what then runs.
-    host_period : float
-        Cycles of the core that a cycle of the host port takes, at least 1.
 
     Returns
     -------
@@ -146,8 +143,7 @@ def simulate(
             for frame, count in _read_frames(running, name):
                 script.add(frame, driver.read_reply_size(count))
     with steps.step("verilator", f"Verilator, {len(inputs)} inference{'s' * (len(inputs) > 1)}"):
-        settings = {"stall": stall, "seed": seed, "host_period": host_period, "patience": 4 * running.cycles + 10_000}
-        played = _play(script, directory / "verilator", rtl or core, settings)
+        played = _play(script, directory / "verilator", rtl or core, stall, seed, 4 * running.cycles + 10_000)
     replies = _split(played["replies"].tobytes(), script.reply_sizes)
     try:
         _check(replies, starts, script)
@@ -175,7 +171,7 @@ def simulate(
     return report
 
 
-def _play(script, folder, source, settings):
+def _play(script, folder, source, stall, seed, patience):
     """Compile ``source``, play the script, and return what the bench wrote."""
     folder.mkdir(parents=True, exist_ok=True)
     arguments, result = folder / "script.npz", folder / "result.npz"
@@ -185,7 +181,9 @@ def _play(script, folder, source, settings):
         frames=np.frombuffer(b"".join(script.frames), np.uint8),
         frame_sizes=[len(frame) for frame in script.frames],
         reply_sizes=script.reply_sizes,
-        **settings,
+        stall=stall,
+        seed=seed,
+        patience=patience,
     )
     root = Path(__file__).resolve().parent.parent
     environment = tools.verilator_environment() | {

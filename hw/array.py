@@ -6,7 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.config import BANKS, WINDOW, CoreConfig
-from hw.delay import copies, delay
+from hw.delay import delay
 from hw.dot import DotProduct
 from hw.jobs import array_job
 from hw.loops import Loop
@@ -82,8 +82,8 @@ class Column(wiring.Component):
         self._passed = tuple(passed)
         super().__init__(members)
 
-    #: Cycles from a weight's address to the weight: a register that all block RAMs of the column hang on, and theirs.
-    weight_latency = 1 + FillMemory.latency
+    #: Cycles from a weight's address to the weight.
+    weight_latency = FillMemory.latency
 
     @staticmethod
     def sum_delay(config) -> int:
@@ -107,14 +107,11 @@ class Column(wiring.Component):
             m.submodules[name] = memory
             m.d.comb += memory.fill.eq(self.fill)
         for name in self._passed:
-            # Not one register with what waits in here, or wires would reach from column to column.
-            (passed,) = copies(m, name, getattr(self, name), 1)
-            m.d.comb += getattr(self, f"{name}_out").eq(passed)
+            m.d.sync += getattr(self, f"{name}_out").eq(getattr(self, name))
         m.submodules.products = products = self._products
         weights, *parameters = self._memories.values()
-        (weight,), (at_bias,) = copies(m, "weight_here", self.weight, 1), copies(m, "bias", self.scale, 1)
-        m.d.comb += [weights.r_addr.eq(weight), products.weights.eq(weights.r_data), products.x.eq(self.x)]
-        at_multiplier = delay(m, "multiplier", at_bias, Requantiser.scale_delay)
+        m.d.comb += [weights.r_addr.eq(self.weight), products.weights.eq(weights.r_data), products.x.eq(self.x)]
+        at_multiplier = delay(m, "multiplier", self.scale, Requantiser.scale_delay)
         for index, (n, requantiser) in enumerate(self._requantisers.items()):
             m.submodules[f"requantiser_{n}"] = requantiser
             bias, scale = parameters[2 * index : 2 * index + 2]
@@ -124,7 +121,7 @@ class Column(wiring.Component):
                 m.d.comb += base.eq(acc)
             m.d.sync += acc.eq(base + products.o[index])
             m.d.comb += [
-                bias.r_addr.eq(at_bias),
+                bias.r_addr.eq(self.scale),
                 scale.r_addr.eq(at_multiplier),
                 requantiser.acc.eq(acc),
                 requantiser.bias.eq(bias.r_data.as_signed()),
@@ -340,7 +337,7 @@ class MacArray(wiring.Component):
                 for name in ("x", "weight", "first", "scale"):
                     m.d.comb += getattr(column, name).eq(getattr(previous, f"{name}_out"))
             registered = Signal(FillWord, name=f"fill_{n}", reset_less=True)
-            m.d.host += registered.eq(fill)
+            m.d.sync += registered.eq(fill)
             m.d.comb += column.fill.eq(registered)
             fill, previous = registered, column
             even = delay(m, f"even_{n}", column.o.as_value(), config.columns - n)

@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from amaranth import Array, Cat, DomainRenamer, Module, Mux, Signal
+from amaranth import Array, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.cdc import FFSynchronizer, PulseSynchronizer
 from amaranth.lib.wiring import In, Out
 
 from hw.array import MacArray, column_memories
@@ -56,12 +55,6 @@ def filled_memories(config: CoreConfig) -> dict[str, FilledMemory]:
 class Core(wiring.Component):
     """A network's accelerator.
 
-    Engines run in domain ``sync``; the host port, the fill bus, and the ports through which it writes memories, in
-    ``host``, whose clock is no faster, in any phase. Neither needs a reset. Pulses that cross are synchronised; what
-    goes with one holds until long after. A START cannot overtake the words before it, though the bus takes a cycle for
-    each column: the check of their frame, the answer and START's header take 14 cycles of ``host`` where bytes come
-    fastest, and a column reads its first weight some 30 cycles of ``sync`` later still.
-
     ``i`` and ``o`` are the host port's byte streams: see :class:`hw.host.HostPort`. The ``trace`` outputs show every
     word that the array makes, that the depthwise engine passes on, and that the residual adder makes of the array's,
     for whoever compares them with the golden model; a board leaves them open.
@@ -78,12 +71,8 @@ class Core(wiring.Component):
         Where on the die its parts stand.
     """
 
-    #: Cycles from the host's start, once in ``sync``, to the engines', which may be at the other end of the die.
+    #: Cycles from the host's start to the engines', which may be at the other end of the die.
     start_cycles = 4
-
-    #: Cycles of ``host`` that a read waits for its word. Of ``sync``, it takes two or three until the peek has crossed,
-    #: then a register in the window generator, its latency at most, and a register here.
-    read_cycles = WindowGenerator.latency + 7
 
     def __init__(self, config: CoreConfig, *, init=None, digest=0, places=CORE_ANYWHERE):
         self._config, self._init, self._digest, self._places = config, init or {}, digest, places
@@ -130,23 +119,25 @@ class Core(wiring.Component):
         window = m.submodules.window = WindowGenerator(config, drain_cycles=self.drain_cycles(config))
         window_program = m.submodules.window_program = Sequencer(**memory("window_program"))
         array_program = m.submodules.array_program = Sequencer(**memory("array_program"))
-        patch = m.submodules.patch = PatchBuffer(config, places=places.get("patch", ()))
+        patch = m.submodules.patch = PatchBuffer(config)
         array = m.submodules.array = MacArray(config, select=select, init=init, places=self._places)
-        host = HostPort(digest=self._digest, read_cycles=self.read_cycles)
-        m.submodules.host = DomainRenamer("host")(host)
+        # From the header's address: r_addr in two cycles, then the memory, two turns and the register here, then one
+        # more to be safe.
+        host = m.submodules.host = HostPort(digest=self._digest, read_cycles=WindowGenerator.latency + 2)
         wiring.connect(m, wiring.flipped(self.i), host.i)
         wiring.connect(m, wiring.flipped(self.o), host.o)
         wiring.connect(m, window_program.jobs, window.jobs)
         wiring.connect(m, array_program.jobs, array.jobs)
 
-        m.submodules.start = begun = PulseSynchronizer("host", "sync")
-        m.d.comb += begun.i.eq(host.start)
-        start = delay(m, "start", begun.o, self.start_cycles - 1, reset_less=False)
+        start = delay(m, "start", host.start, self.start_cycles - 1, reset_less=False)
         started = (window_program, array_program, window, patch, array)
         for component, its_start in zip(started, copies(m, "start", start, len(started)), strict=True):
             m.d.comb += component.start.eq(its_start)
-        for component in (features, depthwise, window_program, array_program, array):
-            m.d.comb += component.fill.eq(host.fill)
+        # Each with a copy of its own, so that no register drives memories all over the die.
+        fill = delay(m, "fill", host.fill.as_value(), 2, reset_less=False)
+        filled = (features, depthwise, window_program, array_program, array)
+        for component, its_fill in zip(filled, copies(m, "fill", fill, len(filled)), strict=True):
+            m.d.comb += component.fill.eq(its_fill)
 
         # Feature memory: the window generator reads, the array writes, the host does both while they rest.
         m.d.comb += [
@@ -155,13 +146,11 @@ class Core(wiring.Component):
         ]  # fmt: skip
         slices = slices_of(config.word_bits)
         peeked = Array(window.window[0][n * SLICE_BITS :][:SLICE_BITS] for n in range(slices))
-        m.submodules.peek = FFSynchronizer(host.peek, window.peek)
-        # What changes while the peek goes on is wrong for a few cycles, in which nobody looks.
-        m.d.sync += [
-            window.peek_address.eq(host.peek_address),
+        m.d.comb += [
+            window.peek.eq(host.peek), window.peek_address.eq(host.peek_address),
             window.peek_row.eq(host.peek_select[6:8]), window.peek_column.eq(host.peek_select[4:6]),
-            host.peek_data.eq(peeked[host.peek_select[:4]]),
         ]  # fmt: skip
+        m.d.sync += host.peek_data.eq(peeked[host.peek_select[:4]])
 
         # Windows become patches, either through the depthwise engine or as they are.
         # The mode holds from well before a layer's first window, so it can take its time.
@@ -189,13 +178,7 @@ class Core(wiring.Component):
         m.d.sync += [
             valid.eq(depthwise.o_valid | gather.o_valid & ~residual),
             residual_valid.eq(gather.o_valid & residual),
-            # Only the gather gives several feature words at once.
-            taken.data.eq(
-                Cat(
-                    Mux(as_is, gather.o[: config.word_bits], depthwise.o.as_value()),
-                    gather.o[config.word_bits :],
-                )
-            ),
+            taken.data.eq(Mux(as_is, gather.o, depthwise.o.as_value())),
             taken.several.eq(gather.o_several),
             taken.full.eq(whole),
             taken.end.eq(Mux(as_is, gather.o_end, depthwise.o_end)),
@@ -212,15 +195,11 @@ class Core(wiring.Component):
             array.arrived.eq(patch.arrived), window.freed.eq(array.freed), window.rows_written.eq(rows_written),
         ]  # fmt: skip
 
-        running, cycles = Signal(), Signal(32)
+        running = Signal()
         finished = delay(m, "finished", array.finished, 2, reset_less=False)  # in the memory by then
-        with m.If(begun.o):
-            m.d.sync += [running.eq(1), cycles.eq(0)]
-        with m.Elif(running):
-            m.d.sync += [running.eq(~finished), cycles.eq(cycles + 1)]
-        m.submodules.ended = ended = PulseSynchronizer("sync", "host")
+        m.d.sync += running.eq((running | host.start) & ~finished)
         m.d.comb += [
-            ended.i.eq(finished), host.finished.eq(ended.o), host.cycles.eq(cycles),
+            host.finished.eq(finished),
             self.trace_array_valid.eq(array.made_valid), self.trace_array.eq(array.made),
             self.trace_depthwise_valid.eq(depthwise.o_valid), self.trace_depthwise.eq(depthwise.o),
             self.trace_residual_valid.eq(array.added), self.trace_residual.eq(array.w_data),

@@ -93,8 +93,7 @@ class DepthwiseLane(wiring.Component):
             m.d.comb += [multiplier.a.eq(self.window[tap]), multiplier.b.eq(self.weights[tap])]
             products.append(multiplier.p)
         total, levels = adder_tree(m, "sum", products)
-        first = delay(m, "first", self.first, FabricMultiplier.latency + levels - 1)
-        (first,) = copies(m, "first", first, 1)  # of this lane alone
+        first = delay(m, "first", self.first, FabricMultiplier.latency + levels)
         base, following = Signal.like(self.acc, name="base"), Signal.like(self.acc, name="following")
         with m.If(~first):
             m.d.comb += base.eq(self.acc)
@@ -194,13 +193,16 @@ class DepthwiseEngine(wiring.Component):
         lanes = config.lanes
         latency = self.latency(config)
         scale_bits = Requantiser.scale_bits(config.multiplier_bits)
+        shapes = depthwise_memories(config)
         memories = {}
-        for name, (width, depth) in depthwise_memories(config).items():
+        # A copy of the fill word for each memory, for they do not stand together.
+        fills = copies(m, "fill", self.fill.as_value(), len(shapes))
+        for (name, (width, depth)), fill in zip(shapes.items(), fills, strict=True):
             memory = memories[name] = m.submodules[name.removeprefix("depthwise_")] = FillMemory(
                 width=width, depth=depth, select=self._select[name], init=self._init.get(name, ()),
                 primitives=config.primitives, places=self._places.memories.get(name, ()),
             )  # fmt: skip
-            m.d.comb += memory.fill.eq(self.fill)
+            m.d.comb += memory.fill.eq(fill)
         coefficients, bias, scale = memories.values()
         window = delay(m, "window", self.window.as_value(), _WAY_IN)
         window, first = data.View(self.window.shape(), window), delay(m, "first", self.first, _WAY_IN)

@@ -2,11 +2,9 @@
 
 from amaranth import Module, Signal
 from amaranth.lib import data, wiring
-from amaranth.lib.cdc import PulseSynchronizer
 from amaranth.lib.wiring import In, Out
 
 from hw.config import BANKS, CoreConfig
-from hw.delay import delay
 from hw.memory import SLICE_BITS, FillWord, Ram, block_rams, filled_block_rams, slices_of
 
 __all__ = ["FeatureMemory", "feature_block_rams"]
@@ -21,13 +19,8 @@ class FeatureMemory(wiring.Component):
     """Nine banks of feature words; which holds what is ``gen.layout``'s to say.
 
     Every bank reads an address of its own: ``r_data`` is word ``r_addr`` of three cycles before. The array writes whole
-    words into the banks that ``w_en`` names; they can be read from two cycles later on. Reads of a word that is being
-    written are undefined. No stall, no reset.
-
-    The host writes slices of words over the fill bus, in domain ``host``, while the array rests. Only ``write`` is
-    synchronised: the fourth edge of ``sync`` after its cycle, at the latest the fifth, takes the rest of the word, and
-    a read in the cycle after next finds it. The word holds for five cycles of ``host`` after that of ``write``, which
-    is long enough where ``sync`` is no slower.
+    words into the banks that ``w_en`` names, the host slices of them over the fill bus while the array rests; either
+    can be read from two cycles later on. Reads of a word that is being written are undefined. No stall, no reset.
 
     Parameters
     ----------
@@ -58,12 +51,9 @@ class FeatureMemory(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config, fill = self._config, self.fill
-        m.submodules.crossing = crossing = PulseSynchronizer("host", "sync")
-        m.d.comb += crossing.i.eq(fill.reaches(config.feature_depth))
-        write = delay(m, "write", crossing.o, 1, reset_less=False)
         slices = slices_of(config.word_bits)
         address, word = Signal(config.address_bits), Signal(slices * SLICE_BITS)
-        with m.If(write):
+        with m.If(fill.write):
             m.d.comb += [address.eq(fill.address), word.eq(fill.data.replicate(slices))]
         with m.Else():
             m.d.comb += [address.eq(self.w_addr), word.eq(self.w_data)]
@@ -79,7 +69,7 @@ class FeatureMemory(wiring.Component):
                     width=width, depth=config.feature_depth, primitives=config.primitives, places=ours,
                     init=[value >> low & (1 << width) - 1 for value in self._init[bank]],
                 )  # fmt: skip
-                filled = write & (fill.select == self._select[bank] + n)
+                filled = fill.writes(self._select[bank] + n, config.feature_depth)
                 m.d.comb += [
                     ram.w_en.eq(self.w_en[bank] | filled), ram.w_addr.eq(address), ram.w_data.eq(word[low:]),
                     ram.r_addr.eq(self.r_addr[bank]), self.r_data[bank][low:][:width].eq(ram.r_data),

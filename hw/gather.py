@@ -1,6 +1,6 @@
 """Gather: windows as the array wants them for standard and pointwise convolutions."""
 
-from amaranth import Cat, Module, Mux, Signal
+from amaranth import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -77,8 +77,7 @@ class Gather(wiring.Component):
                     m.d.sync += packed.eq(order)
         piece = delay(m, "piece", self.control.piece, 1)
         width = 8 * config.array_rows
-        # What fills up the last piece meets weights of 0; zeros would make a reset of ``narrow``.
-        padded = packed.replicate(-(-width // len(packed)) + 1)[: -(-len(packed) // width) * width]
+        padded = Cat(packed, Const(0, -len(packed) % width))
         with m.If(self.narrow):
             m.d.sync += self.o.eq(_one_of([padded[n : n + width] for n in range(0, len(padded), width)], piece))
         with m.Else():

@@ -39,17 +39,12 @@ class HostPort(wiring.Component):
     bytes between frames are passed over, so a host that lost its place sends zeros until it is answered. Refused data
     is in the memory already: write it again.
 
-    Written for domain ``sync``, which a core renames to ``host``; its engines are in another. ``start`` and
-    ``finished`` pulse, and ``cycles`` holds from ``finished`` until the next start. ``peek`` and ``fill`` come from
-    registers. ``peek`` and ``peek_select`` stay throughout a READ; ``peek_address`` holds for ``read_cycles`` before
-    ``peek_data`` is taken.
-
     Parameters
     ----------
     digest : int
         32 bits that tell which core this is.
     read_cycles : int
-        Cycles from ``peek``, or from another ``peek_address``, to its ``peek_data``, at most.
+        Cycles from ``peek`` to its ``peek_data``.
     """
 
     def __init__(self, *, digest, read_cycles):
@@ -65,7 +60,6 @@ class HostPort(wiring.Component):
                 "peek_data": In(SLICE_BITS),
                 "start": Out(1),
                 "finished": In(1),
-                "cycles": In(32),
             }
         )
 
@@ -80,12 +74,13 @@ class HostPort(wiring.Component):
         counter = Signal(range(self._read_cycles + 16))
         word = Signal(8 * WORD_BYTES, reset_less=True)
         more = Signal()  # whether header.count is not 0
+        cycles = Signal(32)
         received = self.i.valid & self.i.ready
         sent = self.o.valid & self.o.ready
         m.d.comb += [
             self.peek_address.eq(header.address), self.peek_select.eq(header.select),
+            self.fill.select.eq(header.select), self.fill.address.eq(header.address), self.fill.data.eq(word),
         ]  # fmt: skip
-        m.d.sync += self.fill.write.eq(0)
 
         with m.FSM():
             with m.State("idle"):
@@ -105,7 +100,7 @@ class HostPort(wiring.Component):
                         m.next = "header checked"
             with m.State("header checked"):
                 m.d.comb += crc.start.eq(1)
-                m.d.sync += [counter.eq(WORD_BYTES - 1), more.eq(header.count != 0)]
+                m.d.sync += [counter.eq(WORD_BYTES - 1), cycles.eq(0), more.eq(header.count != 0)]
                 with m.If(~crc.match_detected):
                     m.next = "refuse"
                 with m.Else(), m.Switch(header.operation):
@@ -127,9 +122,8 @@ class HostPort(wiring.Component):
                     with m.If(counter == 0):
                         m.next = "fill"
             with m.State("fill"):
+                m.d.comb += self.fill.write.eq(1)
                 m.d.sync += [
-                    self.fill.write.eq(1), self.fill.select.eq(header.select), self.fill.address.eq(header.address),
-                    self.fill.data.eq(word),
                     header.address.eq(header.address + 1), header.count.eq(header.count - 1),
                     more.eq(header.count != 1), counter.eq(WORD_BYTES - 1),
                 ]  # fmt: skip
@@ -145,8 +139,10 @@ class HostPort(wiring.Component):
                 with m.If(crc.match_detected):
                     m.next = "acknowledge"
 
-            with m.State("run"), m.If(self.finished):
-                m.next = "acknowledge"
+            with m.State("run"):
+                m.d.sync += cycles.eq(cycles + 1)
+                with m.If(self.finished):
+                    m.next = "acknowledge"
 
             with m.State("refuse"):
                 m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(REFUSE), crc.start.eq(1)]
@@ -159,22 +155,22 @@ class HostPort(wiring.Component):
                     with m.Case(Operation.WRITE):
                         m.next = "idle"
                     with m.Case(Operation.READ):
-                        m.d.sync += self.peek.eq(1)
                         m.next = "read"
                     with m.Default():
                         digest = header.operation == Operation.IDENTIFY.value
                         with m.If(digest):
                             m.d.sync += word.eq(self._digest)
                         with m.Else():
-                            m.d.sync += word.eq(self.cycles)
+                            m.d.sync += word.eq(cycles)
                         m.d.sync += [header.count.eq(1), more.eq(1), counter.eq(3)]
                         m.next = "send"
 
             with m.State("read"):
+                m.d.comb += self.peek.eq(1)
                 m.d.sync += counter.eq(counter - 1)
                 with m.If(~more):
                     m.next = "send check"
-                    m.d.sync += [counter.eq(1), self.peek.eq(0)]
+                    m.d.sync += counter.eq(1)
                 with m.Elif(counter == 0):
                     m.d.sync += [word.eq(self.peek_data), counter.eq(WORD_BYTES - 1)]
                     m.next = "send"

@@ -26,20 +26,16 @@ _DISTRIBUTED_WORDS = 32
 
 
 class FillWord(data.Struct):
-    """One write on the fill bus: ``data`` into word ``address`` of the slice numbered ``select``.
-
-    In domain ``host``. ``write`` pulses; the rest holds until the next write, which is at least six cycles later, since
-    a word comes as five bytes.
-    """
+    """One write on the fill bus: ``data`` into word ``address`` of the slice numbered ``select``."""
 
     write: unsigned(1)
     select: unsigned(10)
     address: unsigned(16)
     data: unsigned(SLICE_BITS)
 
-    def reaches(self, depth):
-        """Whether it writes a word that a :class:`Ram` of ``depth`` words has, whichever slice it is for."""
-        return self.write & (self.address >> (depth - 1).bit_length() == 0)
+    def writes(self, select, depth):
+        """Whether it writes a word of the slice numbered ``select``, a :class:`Ram` of ``depth`` words."""
+        return self.write & (self.select == select) & (self.address >> (depth - 1).bit_length() == 0)
 
 
 def slices_of(width):
@@ -92,9 +88,8 @@ class Ram(wiring.Component):
     """Words of any width and number, with a port to write and one to read: block RAMs, or LUT RAM for a few words.
 
     ``r_data`` is word ``r_addr`` of three cycles before: a register follows the selection between blocks. Writes pass a
-    register: a read finds them two cycles later, and is undefined one cycle later. From a domain other than ``sync``
-    they do not, since that is a slow one: a read finds them from the edge of that domain on that ends their cycle, and
-    is undefined at that edge. A write beyond ``depth`` does no harm to the words there are. No stall, no reset.
+    register: a read finds them two cycles later, and is undefined one cycle later. A write beyond ``depth`` does no
+    harm to the words there are. No stall, no reset.
 
     Parameters
     ----------
@@ -106,46 +101,39 @@ class Ram(wiring.Component):
         ``portable`` or ``ecp5``.
     places : sequence of str
         Where on the die its :func:`block_rams` stand. Empty: anywhere.
-    w_domain : str
-        Clock domain of the port to write.
     """
 
     #: Cycles from ``r_addr`` to ``r_data``.
     latency = BlockRam.latency + 1
 
-    def __init__(self, *, width, depth, init=(), primitives, places=(), w_domain="sync"):
+    def __init__(self, *, width, depth, init=(), primitives, places=()):
         _check(width, depth, init)
         self.width, self.depth = width, depth
-        self._init, self._primitives, self._places, self._w_domain = list(init), primitives, places, w_domain
+        self._init, self._primitives, self._places = list(init), primitives, places
         super().__init__(ram_ports(width, depth))
 
     def elaborate(self, platform):
         m = Module()
         first, chosen, places = 0, Signal(self.width), iter(self._places)
-        # What decides and where it goes is registered, for enables travel far; for every memory by itself.
-        domain, attrs, stages = ("sync", {"copy": 1}, 1) if self._w_domain == "sync" else ("comb", {}, 0)
-        w_data = delay(m, "w_data", self.w_data, stages)
+        w_data = delay(m, "w_data", self.w_data, 1)
         for number, depth in enumerate(block_depths(self.depth)):
+            # What decides and where it goes is registered, for enables travel far; for every memory by itself.
+            attrs = {"copy": 1}
             enable = Signal(name=f"enable_{number}", attrs=attrs)
             address = Signal(range(depth), name=f"address_{number}", attrs=attrs)
             # Each block begins at a multiple of its size, for none before it is smaller.
             bits = (depth - 1).bit_length()
             here = self.w_addr >> bits == first >> bits
-            m.d[domain] += [enable.eq(self.w_en & here), address.eq(self.w_addr)]
+            m.d.sync += [enable.eq(self.w_en & here), address.eq(self.w_addr)]
             step = BLOCK_RAM_WIDTHS.get(depth, self.width)
             words = []
             for low in range(0, self.width, step):
                 init = [word >> low & (1 << step) - 1 for word in self._init[first : first + depth]]
                 if depth in BLOCK_RAM_WIDTHS:
-                    part = BlockRam(
-                        depth=depth, init=init, primitives=self._primitives, place=next(places, None),
-                        w_domain=self._w_domain,
-                    )  # fmt: skip
+                    part = BlockRam(depth=depth, init=init, primitives=self._primitives, place=next(places, None))
                 else:
-                    part = RegisteredMemory(
-                        width=self.width, depth=depth, init=init, attrs={"ram_style": "distributed"},
-                        w_domain=self._w_domain,
-                    )  # fmt: skip
+                    attrs = {"ram_style": "distributed"}
+                    part = RegisteredMemory(width=self.width, depth=depth, init=init, attrs=attrs)
                 m.submodules[f"block_{number}_{low}"] = part
                 m.d.comb += [
                     part.w_en.eq(enable), part.w_addr.eq(address), part.w_data.eq(w_data[low:]),
@@ -164,8 +152,7 @@ class Ram(wiring.Component):
 class FillMemory(wiring.Component):
     """A :class:`Ram` that one engine reads and the host writes, over the fill bus, in slices of 36 bits.
 
-    ``fill`` and the port to write are in domain ``host``, the port to read is in ``sync``. Latency and ``init`` are the
-    Ram's. The engine rests while the host writes: a read finds every word whose cycle on the bus has ended.
+    Latency and ``init`` are the Ram's; a read finds a write three cycles later.
 
     Parameters
     ----------
@@ -185,17 +172,20 @@ class FillMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        places, reaches = self._places, self.fill.reaches(self.depth)
+        places = self._places
+        # Whom it is for takes a cycle to tell.
+        address, data = delay(m, "address", self.fill.address, 1), delay(m, "data", self.fill.data, 1)
         for n, width in enumerate(_slice_widths(self.width)):
             low, count = n * SLICE_BITS, block_rams(width, self.depth)
             ours, places = places[:count], places[count:]
             ram = m.submodules[f"slice_{n}"] = Ram(
                 width=width, depth=self.depth, primitives=self._primitives, places=ours,
-                init=[word >> low & (1 << width) - 1 for word in self._init], w_domain="host",
+                init=[word >> low & (1 << width) - 1 for word in self._init],
             )  # fmt: skip
+            write = self.fill.writes(self.select + n, self.depth)
             m.d.comb += [
-                ram.w_en.eq(reaches & (self.fill.select == self.select + n)),
-                ram.w_addr.eq(self.fill.address), ram.w_data.eq(self.fill.data),
+                ram.w_en.eq(delay(m, f"write_{n}", write, 1, reset_less=False)),
+                ram.w_addr.eq(address), ram.w_data.eq(data),
                 ram.r_addr.eq(self.r_addr), self.r_data[low:][:width].eq(ram.r_data),
             ]  # fmt: skip
         return m

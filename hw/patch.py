@@ -6,14 +6,9 @@ from amaranth.lib.wiring import In, Out
 
 from hw.config import CoreConfig
 from hw.delay import delay
-from hw.memory import Ram, block_rams
+from hw.memory import Ram
 
-__all__ = ["PatchBuffer", "patch_block_rams"]
-
-
-def patch_block_rams(config: CoreConfig) -> int:
-    """Number of block RAMs in the patch buffer of a core."""
-    return config.words * block_rams(config.word_bits, config.patch_depth)
+__all__ = ["PatchBuffer"]
 
 
 class PatchBuffer(wiring.Component):
@@ -28,15 +23,13 @@ class PatchBuffer(wiring.Component):
     Parameters
     ----------
     config : CoreConfig
-    places : sequence of str
-        Where on the die its :func:`patch_block_rams` stand. Empty: anywhere.
     """
 
     #: Cycles from ``r_addr`` to ``r_data``.
     latency = Ram.latency + 1
 
-    def __init__(self, config: CoreConfig, *, places=()):
-        self._config, self._places = config, places
+    def __init__(self, config: CoreConfig):
+        self._config = config
         super().__init__(
             {
                 "start": In(1),
@@ -72,12 +65,11 @@ class PatchBuffer(wiring.Component):
             m.d.sync += [place.eq(1), address.eq(0)]
         m.d.sync += self.arrived.eq(valid & end)
         r_addr = delay(m, "r_addr", self.r_addr, 1)  # the array is far away
-        words, count = [], block_rams(config.word_bits, config.patch_depth)
+        words = []
         for n in range(config.words):
             ram = m.submodules[f"ram_{n}"] = Ram(
-                width=config.word_bits, depth=config.patch_depth, primitives=config.primitives,
-                places=self._places[n * count :][:count],
-            )  # fmt: skip
+                width=config.word_bits, depth=config.patch_depth, primitives=config.primitives
+            )
             one, its_own, this = (data[at * config.word_bits :][: config.word_bits] for at in (0, n % taps, n))
             enable = valid & (full | place[n] | several & place[n - n % taps])
             m.d.comb += [ram.w_addr.eq(address), ram.w_en.eq(enable), ram.r_addr.eq(r_addr)]

@@ -18,8 +18,8 @@ class ColumnPlaces:
 class CorePlaces:
     """Of the array's output channels, the multipliers of each depthwise requantiser, and the block RAMs of memories.
 
-    Memories have the names of :func:`hw.core.filled_memories`, but all banks of features are one, ``features``, and the
-    ``patch`` buffer is one, too. Empty, or not there: anywhere.
+    Memories have the names of :func:`hw.core.filled_memories`, but all banks of features are one, ``features``. Empty,
+    or not there: anywhere.
     """
 
     columns: tuple[ColumnPlaces, ...] = ()

@@ -108,20 +108,17 @@ class RegisteredMemory(wiring.Component):
         First words; the rest is 0.
     attrs : dict
         Attributes of the memory, for synthesis.
-    w_domain : str
-        Clock domain of the port to write.
     """
 
-    def __init__(self, *, width, depth, init, attrs=None, w_domain="sync"):
+    def __init__(self, *, width, depth, init, attrs=None):
         self._width, self._depth, self._init, self._attrs = width, depth, init, attrs or {}
-        self._w_domain = w_domain
         super().__init__(ram_ports(width, depth))
 
     def elaborate(self, platform):
         m = Module()
         memory = Memory(shape=self._width, depth=self._depth, init=self._init, attrs=self._attrs)
         m.submodules.memory = memory
-        write, read = memory.write_port(domain=self._w_domain), memory.read_port()
+        write, read = memory.write_port(), memory.read_port()
         m.d.comb += [
             write.en.eq(self.w_en), write.addr.eq(self.w_addr), write.data.eq(self.w_data),
             read.en.eq(1), read.addr.eq(self.r_addr),
@@ -134,9 +131,8 @@ class BlockRam(wiring.Component):
     """One block RAM of 18 Kb, with a port to write, a port to read, and a register behind it.
 
     ``r_data`` is word ``r_addr`` of two cycles before; undefined when that word was written in the same cycle. What
-    is written is there for the next cycle's read, or from another domain, for the first read after the edge that wrote
-    it. No stall, no reset. On ECP5 it is one DP16KD with its own output register, which is five times as fast as the
-    memory alone.
+    is written is there for the next cycle's read. No stall, no reset. On ECP5 it is one DP16KD with its own output
+    register, which is five times as fast as the memory alone.
 
     Parameters
     ----------
@@ -148,28 +144,24 @@ class BlockRam(wiring.Component):
         ``portable`` or ``ecp5``.
     place : str, optional
         Where on the die, as place and route names it; left out, it decides.
-    w_domain : str
-        Clock domain of the port to write.
     """
 
     latency = 2
 
-    def __init__(self, *, depth, init=(), primitives, place=None, w_domain="sync"):
+    def __init__(self, *, depth, init=(), primitives, place=None):
         if depth not in BLOCK_RAM_WIDTHS:
             raise ValueError(f"depth must be one of {', '.join(map(str, BLOCK_RAM_WIDTHS))}, not {depth}")
         if len(init) > depth:
             raise ValueError(f"init holds {len(init)} words, more than the depth of {depth}")
         check_primitives(primitives)
         self.depth, self.width = depth, BLOCK_RAM_WIDTHS[depth]
-        self._init, self._primitives, self._place, self._w_domain = list(init), primitives, place, w_domain
+        self._init, self._primitives, self._place = list(init), primitives, place
         super().__init__(ram_ports(self.width, depth))
 
     def elaborate(self, platform):
         m = Module()
         if self._primitives == "portable":
-            m.submodules.memory = memory = RegisteredMemory(
-                width=self.width, depth=self.depth, init=self._init, w_domain=self._w_domain
-            )
+            m.submodules.memory = memory = RegisteredMemory(width=self.width, depth=self.depth, init=self._init)
             m.d.comb += [
                 memory.w_en.eq(self.w_en), memory.w_addr.eq(self.w_addr), memory.w_data.eq(self.w_data),
                 memory.r_addr.eq(self.r_addr), self.r_data.eq(memory.r_data),
@@ -187,7 +179,7 @@ class BlockRam(wiring.Component):
             **({"a_BEL": self._place} if self._place else {}),
             p_DATA_WIDTH_A=self.width, p_DATA_WIDTH_B=self.width, p_REGMODE_A="OUTREG", p_REGMODE_B="OUTREG",
             **{f"p_INITVAL_{n:02X}": row for n, row in enumerate(self._initial_rows()) if row.value},
-            i_CLKA=ClockSignal(self._w_domain), i_CLKB=ClockSignal(), i_CEA=self.w_en, i_WEA=C(1),
+            i_CLKA=ClockSignal(), i_CLKB=ClockSignal(), i_CEA=self.w_en, i_WEA=C(1),
             **{f"i_ADA{n}": w_addr[n] for n in range(14)},
             **{f"i_ADB{n}": r_addr[n] for n in range(14)},
             **{f"i_DI{'AB'[n // 18]}{n % 18}": w_data[n] for n in range(36)},

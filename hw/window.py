@@ -205,20 +205,20 @@ class WindowGenerator(wiring.Component):
         # column (or row) hold the following group of three.
         column = Signal(data.ArrayLayout(address, WINDOW), reset_less=True)
         column_group = Signal(data.ArrayLayout(address, WINDOW), reset_less=True)
-        # The host's address takes the place of the columns', and 0 that of the rows'.
-        peek, peek_rows, *peek_columns = copies(m, "peek", self.peek, 2 + WINDOW)
         for c in range(WINDOW):
             m.d.sync += [
                 column[c].eq(here.base + Mux(c < here.residue, layer.column_pitch, 0)),
                 column_group[c].eq(column[c] + delay(m, f"offset_{c}", offset, 1)),
             ]
-            with m.If(peek_columns[c]):
-                m.d.sync += column_group[c].eq(self.peek_address)
-        row_address = delay(m, "row_address", Mux(peek_rows, 0, rows.as_value()), 2)
+        row_address = delay(m, "row_address", rows.as_value(), 2)
+        peek = delay(m, "peek", self.peek, 1)
         for r in range(WINDOW):
             for c in range(WINDOW):
+                at = self.r_addr[WINDOW * r + c]
                 this = row_address[r * config.address_bits :][: config.address_bits]
-                m.d.sync += self.r_addr[WINDOW * r + c].eq(this + column_group[c])
+                m.d.sync += at.eq(this + column_group[c])
+                with m.If(peek):
+                    m.d.sync += at.eq(self.peek_address)
 
         # Which positions lie inside the tensor.
         inside_y, inside_x = Signal(WINDOW, reset_less=True), Signal(WINDOW, reset_less=True)

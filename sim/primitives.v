@@ -50,8 +50,8 @@ module GATED_ADDER #(parameter WIDTH = 8, parameter SUBTRACT = 0) (
     assign S = SUBTRACT ? b - a : b + a;
 endmodule
 
-// Block RAM as hw/ uses it: port A writes, port B reads, both of one width (9, 18, or 36 with the data of both ports),
-// through the output register, each on its own clock. Address bits below the word are the write's byte enables, all given.
+// Block RAM as hw/ uses it: port A writes, port B reads, both of one width (9, 18, or 36 with the data of both ports) and
+// on one clock, through the output register. Address bits below the word are the write's byte enables, all given.
 module DP16KD #(
     parameter DATA_WIDTH_A = 18, DATA_WIDTH_B = 18,
     parameter REGMODE_A = "NOREG", REGMODE_B = "NOREG",
@@ -106,10 +106,9 @@ module DP16KD #(
             if (DATA_WIDTH_A == 9) words[n] = INIT[n / 2 * 20 + n % 2 * 9 +: 9];
             else if (DATA_WIDTH_A == 18) words[n] = INIT[n * 20 +: 18];
             else words[n] = {INIT[n * 40 + 20 +: 18], INIT[n * 40 +: 18]};
-    always @(posedge CLKB) begin
+    always @(posedge CLKA) begin
         read_held <= words[read_address[13:FREE]];
         output_held <= read_held;
-    end
-    always @(posedge CLKA)
         if (CEA && WEA) words[write_address[13:FREE]] <= data[DATA_WIDTH_A-1:0];
+    end
 endmodule

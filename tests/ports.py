@@ -8,21 +8,15 @@ from hw.config import CoreConfig
 __all__ = ["corners", "drive", "packed", "simulate", "small_config", "unpacked"]
 
 
-def simulate(dut, *benches, background=(), host_period=1.0):
-    """Run the async testbenches ``benches`` on ``dut`` to the end of all of them, beside those in the ``background``.
-
-    A clock of domain ``host`` takes ``host_period`` clocks of ``sync``; if they are equal, edges coincide.
-    """
+def simulate(dut, *benches):
+    """Run the async testbenches ``benches`` on ``dut`` to the end of all of them."""
     top = Module()
-    top.domains += [ClockDomain("sync"), ClockDomain("host")]  # there even when ``dut`` has no register
+    top.domains.sync = ClockDomain()  # there even when ``dut`` has no register
     top.submodules.dut = dut
     simulator = Simulator(top)
     simulator.add_clock(1e-6)
-    simulator.add_clock(host_period * 1e-6, domain="host")
     for bench in benches:
         simulator.add_testbench(bench)
-    for bench in background:
-        simulator.add_testbench(bench, background=True)
     simulator.run()
 
 

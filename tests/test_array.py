@@ -434,9 +434,9 @@ def test_filled_over_the_bus(lanes, words, outputs):
                     piece = word >> 36 * part & (1 << 36) - 1
                     fill = 1 | select[name] + part << 1 | address << 11 | piece << 27
                     ctx.set(Value.cast(dut.fill), fill)
-                    await ctx.tick("host")
+                    await ctx.tick()
         ctx.set(Value.cast(dut.fill), 0)
-        await ctx.tick("host").repeat(config.columns)
+        await ctx.tick().repeat(config.lanes + 3)
         kept.append(await play(ctx, dut, config, rows, patches))
 
     simulate(dut, bench)

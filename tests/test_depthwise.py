@@ -207,8 +207,9 @@ def test_engine_filled_over_the_bus():
                     piece = word >> 36 * part & (1 << 36) - 1
                     fill = 1 | SELECT[name] + part << 1 | address << 11 | piece << 27
                     ctx.set(Value.cast(dut.fill), fill)
-                    await ctx.tick("host")
+                    await ctx.tick()
         ctx.set(Value.cast(dut.fill), 0)
+        await ctx.tick().repeat(3)
         for cycle in range(len(ports["valid"])):
             for name, values in ports.items():
                 ctx.set(Value.cast(getattr(dut, name)), values[cycle])

@@ -282,13 +282,6 @@ def test_block_ram_contents(depth):
     assert [int(bits[n : n + width][::-1], 2) for n in range(0, len(bits), width)] == init + [0] * 5
 
 
-def test_block_ram_clocks():
-    """A clock for each port, which simulation would hardly tell from one another while what is written holds."""
-    fragment = Fragment.get(BlockRam(depth=512, primitives="ecp5", w_domain="host"), None)
-    ((instance, _, _),) = fragment.subfragments
-    assert [instance.ports[f"CLK{port}"][0].domain for port in "AB"] == ["host", "sync"]
-
-
 def test_carry_cell(played):
     """All inputs of the cell, with several tables.
 

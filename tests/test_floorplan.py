@@ -3,34 +3,31 @@
 import doctest
 import re
 from dataclasses import replace
-from itertools import combinations, pairwise
+from itertools import pairwise
 
-import numpy as np
 import pytest
 
 import boards
 import gen.floorplan
-from gen.floorplan import drawn_to, place_memories, place_multipliers, position
+from gen.floorplan import place_memories, place_multipliers
 from gen.passes import lower
 from gen.plan import plan
 from gen.source import resolve
-from hw.array import column_memories
-from hw.depthwise import depthwise_memories
+from hw.jobs import window_job_bits
 from hw.places import CORE_ANYWHERE
 
 ULX3S = boards.get("ulx3s")
 
-#: (K, N) of arrays that the 85F has room for.
-ARRAYS = [(16, 8), (8, 8), (18, 6), (12, 6), (20, 5), (15, 5), (16, 4), (8, 4), (9, 3), (8, 2), (40, 1)]
+#: The block RAM beside each multiplier.
+BESIDE = {multiplier: ram for row in ULX3S.multiplier_rows for multiplier, ram in row}
+
+#: (K, N) of arrays that the 85F has room for, with as many requantisers of the depthwise engine as there are lanes.
+ARRAYS = [(16, 8), (8, 8), (18, 6), (12, 6), (20, 5), (15, 5), (16, 4), (8, 4), (9, 3), (8, 2)]
 
 
-def distance(one, other):
-    """Columns and rows of the die between two places."""
-    return sum(abs(a - b) for a, b in zip(position(one), position(other), strict=True))
-
-
-def planned_on(array, **options):
-    return plan(lower(resolve(None)), ULX3S, array=array, **options)
+def position(place):
+    """Column and row of a place on the die."""
+    return tuple(map(int, re.match(r"X(\d+)/Y(\d+)/", place).groups()))
 
 
 def test_documented_examples():
@@ -38,69 +35,71 @@ def test_documented_examples():
     assert results.attempted and not results.failed
 
 
-def test_the_85f_names_each_place_once():
-    assert len(set(ULX3S.multipliers)) == len(ULX3S.multipliers) == ULX3S.resources["mult"]
-    assert len(set(ULX3S.block_rams)) == len(ULX3S.block_rams) == ULX3S.resources["ebr"]
-    assert all(re.fullmatch(r"X\d+/Y(10|34|58)/MULT18_[0145]", name) for name in ULX3S.multipliers)
-    assert all(re.fullmatch(r"X\d+/Y(22|46|70|82)/EBR[0-3]", name) for name in ULX3S.block_rams)
+def test_the_85f_names_each_multiplier_once():
+    pairs = [pair for row in ULX3S.multiplier_rows for pair in row]
+    multipliers, block_rams = zip(*pairs, strict=True)
+    assert len(set(multipliers)) == len(multipliers) == ULX3S.resources["mult"]
+    assert len(set(block_rams)) == len(block_rams) <= ULX3S.resources["ebr"]
+    assert all(re.fullmatch(r"X\d+/Y\d+/MULT18_[0145]", name) for name in multipliers)
+    assert all(re.fullmatch(r"X\d+/Y\d+/EBR[0-3]", name) for name in block_rams)
+    for multiplier, block_ram in pairs:
+        (x, y), (ram_x, ram_y) = position(multiplier), position(block_ram)
+        assert abs(x - ram_x) <= 2 and abs(y - ram_y) == 12
 
 
-def test_multipliers_come_in_an_order_in_which_neighbours_are_close():
-    """A step is one within a block of four, or to the same block in the next row, or to the next block."""
-    assert {distance(a, b) for a, b in pairwise(ULX3S.multipliers)} == {1, 3, 29, 52, 54}
-    for n in range(0, len(ULX3S.multipliers), 4):
-        assert len({position(site)[1] for site in ULX3S.multipliers[n : n + 4]}) == 1
+def test_the_85f_names_each_block_ram_once():
+    """Those beside a multiplier, and the row above the first of these, which has no multipliers: all there are."""
+    beside = [ram for row in ULX3S.multiplier_rows for _, ram in row]
+    names = ULX3S.block_ram_row
+    assert len({*beside, *names}) == len(beside) + len(names) == ULX3S.resources["ebr"]
+    assert all(re.fullmatch(r"X\d+/Y\d+/EBR[0-3]", name) for name in names)
+    # Right above the first row's, tile for tile.
+    first = [position(ram) for _, ram in ULX3S.multiplier_rows[0]]
+    assert [position(name) for name in names] == [(x, y + 12) for x, y in first]
+    assert [name[-1] for name in names] == [ram[-1] for _, ram in ULX3S.multiplier_rows[0]]
 
 
-def columns_of(k, n, outputs=1):
-    """Places for an array, and the multipliers of each of its columns."""
-    spare = (len(ULX3S.multipliers) - k * n) // 2
-    requantisers = min(spare, n * outputs)
-    lanes = min(spare - requantisers, n * outputs)
-    places = place_multipliers(
-        ULX3S.multipliers, columns=n, height=k, outputs=outputs, requantisers=requantisers, lanes=lanes
-    )
-    channels = [places.columns[c * outputs : (c + 1) * outputs] for c in range(n)]
-    return places, [[site for channel in column for site in channel.multipliers] for column in channels]
+@pytest.mark.parametrize("k, n", ARRAYS)
+@pytest.mark.parametrize("all_lanes", [False, True])
+def test_each_place_once(k, n, all_lanes):
+    places = place_multipliers(ULX3S.multiplier_rows, columns=n, height=k, lanes=n * all_lanes)
+    assert len(places.columns) == n
+    assert all(len(column.multipliers) == k and len(column.requantiser) in (0, 2) for column in places.columns)
+    assert [len(lane) for lane in places.lanes] == [2] * (n * all_lanes)
+    used = [name for column in places.columns for name in (*column.multipliers, *column.requantiser)]
+    used += [name for lane in places.lanes for name in lane]
+    assert len(set(used)) == len(used)
 
 
-@pytest.mark.parametrize("k, n, outputs", [(*array, 1) for array in ARRAYS] + [(32, 4, 2), (12, 2, 2)])
-def test_each_place_once_and_side_by_side(k, n, outputs):
-    """Half of the columns, the depthwise engine's requantisers, the other half: one after another, with no gap."""
-    places, rows = columns_of(k, n, outputs)
-    assert len(places.columns) == n * outputs
-    assert [len(column) for column in rows] == [k] * n
-    assert all(len(channel.multipliers) == k // outputs for channel in places.columns)
-    spare = (len(ULX3S.multipliers) - k * n) // 2
-    pairs = [len(channel.requantiser) for channel in places.columns]
-    assert pairs == [2] * min(spare, n * outputs) + [0] * (n * outputs - spare)
-    assert [len(lane) for lane in places.lanes] == [2] * min(n * outputs, max(0, spare - n * outputs))
-    of_columns = [
-        {*column, *(site for channel in places.columns[c * outputs :][:outputs] for site in channel.requantiser)}
-        for c, column in enumerate(rows)
-    ]
-    half, following = n // 2, iter(ULX3S.multipliers)
-    for ours in (*of_columns[:half], {site for lane in places.lanes for site in lane}, *of_columns[half:]):
-        assert {next(following) for _ in ours} == ours
-
-
-@pytest.mark.parametrize("k, n, outputs", [(*array, 1) for array in ARRAYS] + [(32, 4, 2), (12, 2, 2)])
-def test_no_exchange_makes_the_wires_between_columns_shorter(k, n, outputs):
-    _, rows = columns_of(k, n, outputs)
-    assert n == 1 or rows[0] != rows[1]
-    for before, column in pairwise(rows):
-        for a, b in combinations(range(k), 2):
-            now = distance(before[a], column[a]) + distance(before[b], column[b])
-            assert now <= distance(before[a], column[b]) + distance(before[b], column[a])
+@pytest.mark.parametrize("k, n", ARRAYS)
+def test_neighbours_are_close(k, n):
+    """A column lies in one row without a gap; the next begins beside its end, or at the same end of the next row."""
+    places = place_multipliers(ULX3S.multiplier_rows, columns=n, height=k, lanes=n)
+    order = {name: at for row in ULX3S.multiplier_rows for at, (name, _) in enumerate(row)}
+    spans = []
+    for column in places.columns:
+        names = (*column.multipliers, *column.requantiser)
+        assert len({position(name)[1] for name in names}) == 1
+        ranks = [order[name] for name in names]
+        assert [abs(a - b) for a, b in pairwise(ranks)] == [1] * (len(ranks) - 1)
+        spans.append((min(ranks), max(ranks), position(names[0])[1]))
+    for (low, high, y), (next_low, next_high, next_y) in pairwise(spans):
+        if y == next_y:
+            assert next_low == high + 1 or next_high == low - 1
+        else:
+            assert abs(y - next_y) == 24
+            assert abs((low + high) - (next_low + next_high)) / 2 <= k  # less than a column's width apart
+    # The depthwise engine's requantisers stand before the first column.
+    ranks = [order[name] for lane in places.lanes for name in lane]
+    assert (ranks, spans[0][0]) == (list(range(2 * n)), 2 * n)
 
 
 def test_too_many_or_unknown_places_are_left_to_the_placer():
-    sites = ULX3S.multipliers
-    several = dict(outputs=1, requantisers=0, lanes=0)
-    assert place_multipliers(sites, columns=8, height=24, **several) == CORE_ANYWHERE
-    assert place_multipliers((), columns=2, height=2, **several) == CORE_ANYWHERE
-    assert place_multipliers(sites, columns=2, height=76, outputs=1, requantisers=1, lanes=2) == CORE_ANYWHERE
-    assert place_multipliers(sites, columns=2, height=76, outputs=1, requantisers=1, lanes=1) != CORE_ANYWHERE
+    rows = ULX3S.multiplier_rows
+    assert place_multipliers(rows, columns=3, height=53, lanes=0) == CORE_ANYWHERE  # wider than a row
+    assert place_multipliers(rows, columns=8, height=24, lanes=0) == CORE_ANYWHERE  # more than there are
+    assert place_multipliers((), columns=2, height=2, lanes=2) == CORE_ANYWHERE
+    assert place_multipliers(rows, columns=3, height=52, lanes=5).lanes == ()  # no multiplier is left
 
 
 def placed_cells(verilog):
@@ -119,7 +118,7 @@ def part_of(module):
     numbered = r"(weights|bias|scale|requantiser)_\d+"
     found = re.match(
         rf"core\.(array\.column_\d+\.({numbered}|products)|depthwise\.(requantiser_\d+|coefficients|bias|scale)"
-        r"|features\.bank_\d_\d+|(window|array)_program\.memory|patch\.ram_\d+)\.",
+        r"|features\.bank_\d_\d+|(window|array)_program\.memory)\.",
         module,
     )
     assert found, module
@@ -127,81 +126,104 @@ def part_of(module):
 
 
 def places_by_part(cells):
-    """Places of each part's cells, slice after slice of a memory."""
     parts = {}
-    for module, place in sorted(cells, key=lambda cell: [int(n) for n in re.findall(r"\d+", cell[0])]):
+    for module, place in cells:
         parts.setdefault(part_of(module), []).append(place)
     return parts
 
 
-@pytest.mark.parametrize(
-    "array, packing", [((4, 2), False), ((6, 6), False), ((8, 4), True)], ids=["4x2", "6x6", "8x4-packed"]
-)
-def test_the_core_names_its_places(array, packing):
-    """In every module that is placed stand its own part's places, each once; each multiplier has one."""
-    planned = planned_on(array, packing=packing)
-    die, outputs, cells = planned.places_on_die, planned.config.outputs, placed_cells(planned.verilog())
-    assert planned.config.outputs == 1 + packing
-    assert len({place for _, place in cells}) == len(cells)
+def test_the_core_names_its_places():
+    """In every module that is placed stands one of its own part's places, and each multiplier has one."""
+    planned = plan(lower(resolve(None)), ULX3S, array=(4, 2))
+    die, cells = planned.places_on_die, placed_cells(planned.verilog())
+    assert die.columns and planned.config.hard_lanes == len(die.lanes) == 2 and planned.config.hard_columns == (0, 1)
     of_part = places_by_part(cells)
-    for n in range(planned.config.columns):
-        both = die.columns[n * outputs : (n + 1) * outputs]
-        products = of_part.pop(f"core.array.column_{n}.products")
-        assert sorted(products) == sorted(name for column in both for name in column.multipliers)
     for n, column in enumerate(die.columns):
-        part = f"core.array.column_{n // outputs}.requantiser_{n}"
-        assert of_part.pop(part, []) == list(column.requantiser)
+        part = f"core.array.column_{n}"
+        assert sorted(of_part.pop(f"{part}.products")) == sorted(column.multipliers)
+        assert of_part.pop(f"{part}.requantiser_{n}") == list(column.requantiser)
+        memories = [of_part.pop(f"{part}.{name}_{n}") for name in ("weights", "bias", "scale")]
+        # 32 bits of weights and nearly a thousand of them are two block RAMs; biases and multipliers are one each.
+        assert [len(places) for places in memories] == [2, 1, 1]
+        # From the left in the first column, from the right in the next, but weights as their multipliers.
+        sites = [BESIDE[name] for name in (*column.multipliers, *column.requantiser)]
+        assert sum(memories, []) == ([*sites[4:], sites[3], sites[2]] if n else sites[:4])
     for n, lane in enumerate(die.lanes):
         assert of_part.pop(f"core.depthwise.requantiser_{n}") == list(lane)
-    parts = {"patch": [f"core.patch.ram_{n}" for n in range(planned.config.words)]}
-    slices = -(-planned.config.word_bits // 36)
-    parts["features"] = [f"core.features.bank_{bank}_{n}" for n in range(slices) for bank in range(9)]
-    parts |= {name: [f"core.{name}.memory"] for name in ("window_program", "array_program")}
-    parts |= {
-        name: [f"core.depthwise.{name.removeprefix('depthwise_')}"] for name in depthwise_memories(planned.config)
-    }
-    for n in range(planned.config.columns):
-        parts |= {name: [f"core.array.column_{n}.{name}"] for name in column_memories(planned.config, n)}
-    for name, places in die.memories.items():
-        assert sum((of_part.pop(part) for part in parts[name]), []) == list(places)
+    assert of_part.pop("core.depthwise.coefficients") == [BESIDE[name] for lane in die.lanes for name in lane]
+    # In the row without multipliers: two multipliers in 72 bits, a program (the array's has too few words for block
+    # RAM), two biases in 36 bits, then 16 bits of each bank.
+    row = list(ULX3S.block_ram_row)
+    assert of_part.pop("core.depthwise.scale") == row[:2]
+    slices = -(-window_job_bits(planned.config) // 36)
+    assert of_part.pop("core.window_program.memory") == row[2 : 2 + slices]
+    assert of_part.pop("core.depthwise.bias") == [row[2 + slices]]
+    for bank in range(9):
+        assert of_part.pop(f"core.features.bank_{bank}_0") == [row[3 + slices + bank]]
     assert not of_part
+    assert len({place for _, place in cells}) == len(cells)
 
 
-def test_weights_stand_by_the_multipliers_that_take_them():
-    """36 bits are the weights of four and a half rows: each block RAM is drawn to the middle of its own."""
-    planned = planned_on((12, 2))
-    (points,) = {len(drawn_to(planned.places_on_die, planned.config)[f"weights_{n}"]) for n in range(2)}
-    assert points == 3
+def test_banks_of_a_slice_lie_side_by_side():
+    """48 bits are a slice of 36 and one of 12: all nine banks of the one, then those of the other."""
+    planned = plan(lower(resolve(None)), ULX3S, array=(6, 6))
+    cells = placed_cells(planned.verilog())
+    of_part = places_by_part(cells)
+    placed = [of_part[f"core.features.bank_{bank}_{part}"] for part in range(2) for bank in range(9)]
+    assert planned.config.feature_depth <= 512
+    row = list(ULX3S.block_ram_row)
+    begin = row.index(placed[0][0])
+    assert sum(placed, []) == row[begin : begin + 18]
+    assert {place for _, place in cells} & set(row) == set(row[: begin + 18])
+    assert len({place for _, place in cells}) == len(cells)
+
+
+def test_with_shared_multipliers_the_core_names_its_places():
+    """A column of two output channels takes the places of both: half of the rows' multipliers from each."""
+    planned = plan(lower(resolve(None)), ULX3S, array=(8, 4), packing=True)
+    assert planned.config.outputs == 2
+    die, cells = planned.places_on_die, placed_cells(planned.verilog())
+    assert [len(column.multipliers) for column in die.columns] == [4] * 4
+    of_part = places_by_part(cells)
     for n in range(2):
-        multipliers = [position(site) for site in planned.places_on_die.columns[n].multipliers]
-        drawn = drawn_to(planned.places_on_die, planned.config)[f"weights_{n}"]
-        for number, rows in enumerate([(0, 5), (4, 9), (9, 12)]):
-            assert np.array_equal(drawn[number], np.mean(multipliers[slice(*rows)], axis=0))
+        part, both = f"core.array.column_{n}", die.columns[2 * n : 2 * n + 2]
+        assert len(of_part[f"{part}.products"]) == 8
+        assert set(of_part[f"{part}.products"]) == {name for column in both for name in column.multipliers}
+        for channel, column in zip((2 * n, 2 * n + 1), both, strict=True):
+            assert of_part[f"{part}.requantiser_{channel}"] == list(column.requantiser)
+        names = [f"weights_{n}", *(f"{kind}_{c}" for c in (2 * n, 2 * n + 1) for kind in ("bias", "scale"))]
+        memories = sum((of_part[f"{part}.{name}"] for name in names), [])
+        multipliers = [name for column in both for name in (*column.multipliers, *column.requantiser)]
+        sites = [BESIDE[name] for name in multipliers]
+        count = len(of_part[f"{part}.weights_{n}"])
+        weights = sites[-count:] if n else sites[:count]
+        others = sites[-count - 1 :: -1] if n else sites[count:]
+        assert memories == [*weights, *others[: len(memories) - count]]
+    assert "core.array.column_2.products" not in of_part
+    assert len({place for _, place in cells}) == len(cells)
 
 
-def test_no_exchange_of_two_block_rams_makes_wires_shorter():
-    planned = planned_on((6, 6))
-    die = planned.places_on_die
-    drawn = drawn_to(die, planned.config)
-    assert drawn.keys() == die.memories.keys()
-    pairs = [(site, point) for name in drawn for site, point in zip(die.memories[name], drawn[name], strict=True)]
-    away = [[np.abs(np.subtract(position(site), point)).sum() ** 2 for site, _ in pairs] for _, point in pairs]
-    for a, b in combinations(range(len(pairs)), 2):
-        assert away[a][a] + away[b][b] <= away[a][b] + away[b][a] + 1e-6
-    unused = set(ULX3S.block_rams) - {site for site, _ in pairs}
-    for n, (_, point) in enumerate(pairs):
-        assert away[n][n] <= min(np.abs(np.subtract(position(site), point)).sum() ** 2 for site in unused) + 1e-6
-
-
-def test_where_there_are_too_few_block_rams_none_is_placed():
-    planned = planned_on((4, 2))
-    die = replace(planned.places_on_die, memories={})
-    count = sum(map(len, planned.places_on_die.memories.values()))
-    few = replace(ULX3S, block_rams=ULX3S.block_rams[: count - 1])
-    assert place_memories(die, few, planned.config) == die
-    just = replace(ULX3S, block_rams=ULX3S.block_rams[:count])
-    placed = place_memories(die, just, planned.config).memories
-    assert sorted(site for places in placed.values() for site in places) == sorted(just.block_rams)
+def test_memories_that_find_no_room_are_left_to_the_placer():
+    """Whole memories or none, for one block RAM alone would be far from the others."""
+    planned = plan(lower(resolve(None)), ULX3S, array=(4, 2))
+    config, die = planned.config, planned.places_on_die
+    first, second = die.columns
+    # Three block RAMs beside the first column, which needs four; six in the row without multipliers.
+    less = replace(die, columns=(replace(first, multipliers=first.multipliers[:3], requantiser=()), second))
+    row = list(ULX3S.block_ram_row[:6])
+    memories = place_memories(less, replace(ULX3S, block_ram_row=tuple(row)), config).memories
+    named = {name for name, places in memories.items() if places}
+    assert named == {
+        "weights_1", "bias_1", "scale_1", "coefficients", "depthwise_scale", "window_program", "depthwise_bias"
+    }  # fmt: skip
+    # A program that the rest of the row is too short for goes beside the first row of multipliers; one bias does not.
+    assert memories["depthwise_scale"] == tuple(row[:2]) and memories["depthwise_bias"] == (row[2],)
+    assert window_job_bits(config) > 4 * 36
+    assert {position(name)[1] for name in memories["window_program"]} == {70}
+    used = [name for places in memories.values() for name in places]
+    assert len(set(used)) == len(used)
+    cells = placed_cells(replace(planned, places_on_die=replace(die, memories=memories)).verilog())
+    assert sorted(name for _, name in cells if "EBR" in name) == sorted(used)
 
 
 def test_elsewhere_nothing_is_placed():

@@ -193,9 +193,9 @@ def test_numbers_that_the_core_holds(digits):
     "array, board, lanes, columns",
     [
         ((4, 2), "ulx3s-12f", 2, (0, 1)),  # 8 of 28 multipliers, so ten pairs are left for four requantisers
-        ((6, 3), "ulx3s-12f", 2, (0, 1, 2)),  # 18, five pairs for six
-        ((12, 2), "ulx3s-12f", 0, (0, 1)),  # 24, two pairs for four
-        ((26, 1), "ulx3s-12f", 0, (0,)),  # 26, a pair
+        ((6, 3), "ulx3s-12f", 3, (0, 1)),  # 18, five pairs for six
+        ((12, 2), "ulx3s-12f", 2, ()),  # 24, two pairs for four
+        ((26, 1), "ulx3s-12f", 1, ()),  # 26, a pair
         ((14, 2), "ulx3s-12f", 0, ()),  # all of them
     ],
 )
@@ -209,11 +209,11 @@ def test_requantisers_get_what_the_array_leaves(digits, array, board, lanes, col
     "array, mult, lanes, columns",
     [
         ((4, 2), 28, 2, (0, 1)),  # 4 of 28 multipliers
-        ((12, 4), 28, 0, (0, 1)),  # 24, two pairs for eight requantisers
-        ((12, 4), 36, 2, (0, 1, 2, 3)),  # six pairs
+        ((12, 4), 28, 2, ()),  # 24, two pairs for eight requantisers
+        ((12, 4), 36, 4, (0, 1)),  # six pairs
         ((14, 2), 14, 0, ()),  # all of them
         ((16, 8), 64, 0, ()),
-        ((16, 8), 82, 1, tuple(range(8))),
+        ((16, 8), 82, 8, (0,)),
     ],
 )
 def test_two_output_channels_share_a_multiplier(digits, array, mult, lanes, columns):

@@ -81,8 +81,9 @@ def test_filled_over_the_bus():
         for address, job in enumerate(jobs):
             for part in range(2):
                 ctx.set(Value.cast(dut.fill), fill_word(3 + part, address, job >> 36 * part & (1 << 36) - 1))
-                await ctx.tick("host")
+                await ctx.tick()
         ctx.set(Value.cast(dut.fill), 0)
+        await ctx.tick().repeat(4)
         ctx.set(dut.start, 1)
         ctx.set(dut.jobs.ready, 1)
         await ctx.tick()
