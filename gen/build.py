@@ -405,7 +405,7 @@ def _route(board: Board, directory, seed, seeds, asked_mhz, placer, say):
             if more:
                 watch(line)
 
-        _write(directory / f"{name}.lpf", f'{constraints}FREQUENCY NET "{CORE_CLOCK_NET}" {asked_mhz:.2f} MHZ;\n')
+        _write(directory / f"{name}.lpf", f'{constraints}\nFREQUENCY NET "{CORE_CLOCK_NET}" {asked_mhz:.2f} MHZ;\n')
         arguments = [
             *board.nextpnr_arguments,
             *("--json", "top.json", "--lpf", f"{name}.lpf", "--seed", str(seed), *placer, "--router", "router2"),
