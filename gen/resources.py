@@ -25,23 +25,23 @@ EXPECTED_CLOCK_HZ = 100_000_000
 def _requantiser(window_bits, hard):
     """A row of gated adders, and its share of the tree, for every two bits that no hardware multiplier takes."""
     if not hard:
-        return 100 + 45 * window_bits, 120 + 40 * window_bits
+        return 210 + 43 * window_bits, 260 + 33.5 * window_bits
     rows = max(0, window_bits - Requantiser.hard_window_bits) // 2
-    return 255 + 138 * rows, (275 if rows else 195) + 98 * rows
+    return (330 if rows else 285) + 78 * rows, (350 if rows else 215) + 55 * rows
 
 
 def _dot_product(config):
     """A column's multipliers, which are hardware, and its trees; two channels besides tell their carries apart."""
     rows = config.array_rows
-    return (103 * rows, 81 * rows) if config.outputs == 2 else (22 * (rows - 1), 18 * (rows - 1))
+    return (103 * rows, 77 * rows) if config.outputs == 2 else (22 * (rows - 1), 18 * (rows - 1))
 
 
 def _column(config):
     """A column without its requantisers: products, accumulators, what passes on to the next, memories' registers."""
     lut, ff = _dot_product(config)
     channel = config.accumulator_bits + config.bias_bits + 36 + 5.5 * (config.columns + 1)
-    passed = 8 * config.array_rows * (1 + config.outputs) + 153
-    return lut + 80 * config.outputs, ff + passed + channel * config.outputs
+    passed = 8 * config.array_rows * (1 + config.outputs) + 78
+    return lut + 50, ff + passed + channel * config.outputs
 
 
 def _residual(config):
@@ -51,7 +51,7 @@ def _residual(config):
         return 0, 0
     parts = [_requantiser(10, False)] * 2 + [_requantiser(config.residual_window_bits, False)]
     lut, ff = (sum(values) for values in zip(*parts, strict=True))
-    return lanes * (lut + 110) + 380, lanes * (ff + 100) + 500 + 8 * config.word_bits
+    return lanes * (lut + 110) + 110, lanes * (ff + 100) + 340 + 8 * config.word_bits
 
 
 def _filled(memories):
@@ -60,7 +60,7 @@ def _filled(memories):
     for memory in memories:
         blocks = block_depths(memory.depth)
         if block_rams(1, memory.depth) == 0:
-            lut, ff = lut + (4.3 if memory.depth > 16 else 2) * memory.width, ff + 2 * memory.width
+            lut, ff = lut + (4.1 if memory.depth > 16 else 1.5) * memory.width, ff + 2 * memory.width
         lut += memory.width * (len(blocks) - 1)
     return lut, ff
 
@@ -79,17 +79,20 @@ def engines(config: CoreConfig) -> dict[str, tuple[float, float]]:
 
     return {
         "columns": times(columns, _column(config)),
-        "array": (285 + 60 * lanes, 465 + 33 * lanes),
+        "array": (465 + 41 * lanes, 420 + 34 * lanes),
         "requantisers": requantisers(config.window_bits, len(config.hard_columns)),
-        "depthwise lanes": times(lanes, (1400, 1260) if config.max_pool else (1095, 1040)),
+        "depthwise lanes": times(lanes, (1360, 1255) if config.max_pool else (1095, 1065)),
         "depthwise requantisers": requantisers(config.depthwise_window_bits, config.hard_lanes),
-        "depthwise engine": (40 + 290 * lanes, 650 + 223 * lanes),
+        "depthwise engine": (10 + 278 * lanes, 210 + 197 * lanes),
         "residual adder": _residual(config),
-        "features": (225 + 15 * lanes, 130 + 95 * lanes),
-        "gather": (max(100, 4.4 * rows + 62 * lanes + 268 * narrow - 324), 8 * rows + 8 * lanes + 72 * narrow + 19),
-        "patch buffer": (30 + 8.1 * rows, 45 + 24.5 * rows),
-        "window generator": (810 + 151 * lanes, 1070 + 77 * lanes),
-        "host, programs, top": (755 + 15 * lanes, 1376),
+        "features": (120 + 17 * lanes, 120 + 99 * lanes),
+        "gather": (
+            max(100, 160 * lanes + 287 * narrow - 515),
+            8 * (rows + lanes * config.taps_a_beat) + 72 * narrow + 15,
+        ),
+        "patch buffer": (20 + 10 * rows, 45 + 24.5 * rows),
+        "window generator": (810 + 151 * lanes, 765 + 80 * lanes),
+        "host, programs, top": (725 + 6 * lanes, 920 + 7 * lanes),
         "small and deep memories": _filled(filled_memories(config).values()),
     }
 
