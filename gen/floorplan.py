@@ -93,8 +93,9 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
         if columns_before[row] % 2:
             sites.reverse()
         columns_before[row] += 1
-        # Weights in the order of the multipliers that take them.
+        # Apart, where there is room, and weights in the order of the multipliers that take them.
         weights, *_ = names = column_memories(config, n)
+        sites = sites[:: max(1, len(sites) // sum(counts[name] for name in names))]
         count = counts[weights]
         take(names, sorted(sites[:count], key=order.index) + sites[count:])
     take(["coefficients"], [beside[name] for lane in die.lanes for name in lane])

@@ -203,6 +203,21 @@ def test_with_shared_multipliers_the_core_names_its_places():
     assert len({place for _, place in cells}) == len(cells)
 
 
+def test_memories_of_a_column_stand_apart_where_there_is_room():
+    """Four block RAMs beside twelve multipliers and two of a requantiser: every third place has one."""
+    planned = plan(lower(resolve(None)), ULX3S, array=(12, 2))
+    die = planned.places_on_die
+    for n, column in enumerate(die.columns):
+        sites = [BESIDE[name] for name in (*column.multipliers, *column.requantiser)]
+        weights, *others = (die.memories[f"{name}_{n}"] for name in ("weights", "bias", "scale"))
+        count = len(weights) + 2
+        step = len(sites) // count
+        assert step > 1
+        apart = (sites[::-1] if n else sites)[::step][:count]
+        assert weights == tuple(sorted(apart[:-2], key=sites.index))
+        assert others == [(site,) for site in apart[-2:]]
+
+
 def test_memories_that_find_no_room_are_left_to_the_placer():
     """Whole memories or none, for one block RAM alone would be far from the others."""
     planned = plan(lower(resolve(None)), ULX3S, array=(4, 2))
