@@ -204,7 +204,7 @@ def test_with_shared_multipliers_the_core_names_its_places():
 
 
 def test_memories_of_a_column_stand_apart_where_there_is_room():
-    """Four block RAMs beside twelve multipliers and two of a requantiser: every third place has one."""
+    """A few block RAMs beside twelve multipliers and two of a requantiser: not one after another."""
     planned = plan(lower(resolve(None)), ULX3S, array=(12, 2))
     die = planned.places_on_die
     for n, column in enumerate(die.columns):
