@@ -95,8 +95,8 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
         columns_before[row] += 1
         # Apart, where there is room, and weights in the order of the multipliers that take them.
         weights, *_ = names = column_memories(config, n)
-        sites = sites[:: max(1, len(sites) // sum(counts[name] for name in names))]
-        count = counts[weights]
+        needed, count = sum(counts[name] for name in names), counts[weights]
+        sites = sites[:: max(1, len(sites) // max(1, needed))]
         take(names, sorted(sites[:count], key=order.index) + sites[count:])
     take(["coefficients"], [beside[name] for lane in die.lanes for name in lane])
     counts["features"] = feature_block_rams(config)
