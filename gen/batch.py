@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, redirect_stderr
 
-from gen.errors import GenError
-from gen.table import TableError
+from gen.errors import message_of
 
-__all__ = ["failure", "line", "prefixed", "reports"]
+__all__ = ["failure", "header", "prefixed", "reports", "row"]
 
 
 def reports(report: Callable, items: Sequence, jobs: int, name: Callable) -> Iterator[tuple[int, dict]]:
@@ -40,8 +39,7 @@ def reports(report: Callable, items: Sequence, jobs: int, name: Callable) -> Ite
 
 def failure(name: str, error: Exception) -> dict:
     """The report on a network that failed: its name and the ``error``, which tells by its type where it is a bug."""
-    known = isinstance(error, (GenError, TableError, OSError))
-    return {"model": name, "error": str(error) if known else f"{type(error).__name__}: {error}"}
+    return {"model": name, "error": message_of(error)}
 
 
 @contextmanager
@@ -67,7 +65,19 @@ class _Prefixed(io.TextIOBase):
         self._stream.flush()
 
 
-def line(name: str, width: int, cells: Sequence[str], columns: Sequence[tuple[str, int]]) -> str:
-    """A row: ``name`` in ``width`` characters, then ``cells`` in ``columns``, of which each is a title and a width."""
+def header(kind, width: int) -> str:
+    """Titles of the rows of a ``kind`` of reports; ``width`` is that of the models' column.
+
+    ``kind`` is a module with ``COLUMNS``, each a title and a width, and ``cells``, a report's texts in them.
+    """
+    return _line("model", width, [title for title, _ in kind.COLUMNS], kind.COLUMNS)
+
+
+def row(kind, name: str, report: dict, width: int) -> str:
+    """A report in a line: see :func:`header`."""
+    return _line(name, width, ["failed"] if "error" in report else kind.cells(report), kind.COLUMNS)
+
+
+def _line(name, width, cells, columns):
     pairs = zip(cells, columns, strict=False)
     return "".join([f"{name:{width}}", *(f"  {cell:>{size}}" for cell, (_, size) in pairs)])

@@ -18,10 +18,10 @@ from gen.results import result_folder, write_report
 from gen.source import resolve
 from gen.steps import Steps
 
-__all__ = ["Benchmark", "header", "kept_report", "reason", "row", "totals"]
+__all__ = ["COLUMNS", "Benchmark", "cells", "kept_report", "reason", "totals"]
 
 #: Titles behind the model's, and the widths of their columns.
-_COLUMNS = (
+COLUMNS = (
     ("build", 6), ("array", 6), ("cycles", 11), ("MHz", 6), ("routed", 6), ("ms", 9), ("use", 6),
     ("multipliers", 11), ("LUT4", 7), ("flip-flops", 10), ("block RAMs", 10), ("seconds", 8),
 )  # fmt: skip
@@ -121,19 +121,12 @@ def reason(report: dict) -> str | None:
     return report.get("error")
 
 
-def header(width: int) -> str:
-    """Titles of the rows; ``width`` is that of the models' column."""
-    return batch.line("model", width, [title for title, _ in _COLUMNS], _COLUMNS)
-
-
-def row(name: str, report: dict, width: int) -> str:
-    """A report in a line."""
-    if "error" in report:
-        return batch.line(name, width, ["failed"], _COLUMNS)
+def cells(report: dict) -> list[str]:
+    """What a report's row says in each column."""
     if "missing" in report:
-        return batch.line(name, width, [f"does not fit: {'; '.join(report['missing'])}"], _COLUMNS)
+        return [f"does not fit: {'; '.join(report['missing'])}"]
     array, used = report["array"], {resource: counts["used"] for resource, counts in report["resources"].items()}
-    cells = [
+    return [
         "kept" if report["kept"] else "made",
         f"{array['k']}x{array['n']}",
         f"{report['cycles_measured']:,}",
@@ -144,7 +137,6 @@ def row(name: str, report: dict, width: int) -> str:
         *(f"{used[resource]:,}" for resource in ("mult", "lut", "ff", "ebr")),
         f"{sum(report['seconds'].values()):,.0f}",
     ]
-    return batch.line(name, width, cells, _COLUMNS)
 
 
 def totals(reports: list[dict]) -> str:

@@ -22,9 +22,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 import boards
-from gen.errors import GenError
+from gen.errors import GenError, is_bug, message_of
 from gen.results import file_name, result_folder, write_report
-from gen.table import TableError
 
 __all__ = ["main"]
 
@@ -97,11 +96,9 @@ def verb(*options, takes=MODEL):
             except KeyboardInterrupt:
                 sys.exit(130)
             except Exception as error:
-                message = str(error)
-                if not isinstance(error, (GenError, TableError, OSError)):
-                    message = f"{type(error).__name__}: {error}"
-                    if not verbose:
-                        message += "\nThis is a bug; run again with -v for the traceback."
+                message = message_of(error)
+                if is_bug(error) and not verbose:
+                    message += "\nThis is a bug; run again with -v for the traceback."
                 if verbose:
                     traceback.print_exc()
                 click.echo(f"error: {message}", err=True)
@@ -396,7 +393,7 @@ def _print_rows(kind, names, numbered, as_json):
     Parameters
     ----------
     kind : module
-        Has ``header``, ``row``, ``totals`` and ``reason`` for such reports.
+        Has ``COLUMNS``, ``cells``, ``totals`` and ``reason`` for such reports.
     names : list of str
         What the rows are called.
     numbered : iterable of (int, dict)
@@ -409,13 +406,15 @@ def _print_rows(kind, names, numbered, as_json):
     list of dict, int
         The reports in the order of ``names``, and how many failed.
     """
+    from gen import batch
+
     width = max(map(len, ["model", *names]))
     say = (lambda text: None) if as_json else click.echo
-    say(kind.header(width))
+    say(batch.header(kind, width))
     reports = [None] * len(names)
     for number, report in numbered:
         reports[number] = report
-        say(kind.row(names[number], report, width))
+        say(batch.row(kind, names[number], report, width))
     say(f"\n{kind.totals(reports)}")
     failed = [(name, reason) for name, report in zip(names, reports, strict=True) if (reason := kind.reason(report))]
     for name, reason in failed:

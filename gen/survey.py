@@ -15,10 +15,10 @@ from gen.simulate import simulate
 from gen.source import resolve
 from gen.steps import Steps
 
-__all__ = ["Survey", "header", "label", "models_of", "reason", "row", "totals"]
+__all__ = ["COLUMNS", "Survey", "cells", "label", "models_of", "reason", "totals"]
 
 #: Titles behind the model's, and the widths of their columns.
-_COLUMNS = (
+COLUMNS = (
     ("exact", 6), ("inputs", 6), ("cycles", 11), ("measured", 11), ("use", 6),
     ("feature bytes", 13), ("weight bytes", 12), ("seconds", 8),
 )  # fmt: skip
@@ -124,16 +124,9 @@ def reason(report: dict) -> str | None:
     return None
 
 
-def header(width: int) -> str:
-    """Titles of the rows; ``width`` is that of the models' column."""
-    return batch.line("model", width, [title for title, _ in _COLUMNS], _COLUMNS)
-
-
-def row(name: str, report: dict, width: int) -> str:
-    """A report in a line."""
-    if "error" in report:
-        return batch.line(name, width, ["failed"], _COLUMNS)
-    cells = [
+def cells(report: dict) -> list[str]:
+    """What a report's row says in each column."""
+    return [
         "yes" if report["bit_exact"] else "NO",
         f"{report['inferences']:,}",
         f"{report['cycles']:,}",
@@ -143,7 +136,6 @@ def row(name: str, report: dict, width: int) -> str:
         f"{report['weight_bytes']:,}",
         f"{_seconds(report):,.1f}",
     ]
-    return batch.line(name, width, cells, _COLUMNS)
 
 
 def totals(reports: list[dict]) -> str:

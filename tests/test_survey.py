@@ -10,8 +10,9 @@ from click.testing import CliRunner
 
 import gen.cli
 import gen.survey
+from gen import batch
 from gen.errors import GenError
-from gen.survey import Survey, models_of, reason, row, totals
+from gen.survey import Survey, models_of, reason, totals
 
 #: What a simulation reports of a network that is right.
 REPORT = {
@@ -167,7 +168,7 @@ def test_no_model_is_the_digits_network(simulated, tmp_path):
 def test_rows_and_reasons():
     assert reason(REPORT) is None
     assert reason({"model": "x", "error": "is none"}) == "is none"
-    assert row("a", {"model": "x", "error": "is none"}, 3) == "a    failed"
+    assert batch.row(gen.survey, "a", {"model": "x", "error": "is none"}, 3) == "a    failed"
     assert totals([]) == "0 networks: 0 bit-exact, 0 not, 0 failed; 0 inferences, 0.0 s"
 
 
