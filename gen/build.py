@@ -41,6 +41,10 @@ PROMISED_SHARE = 0.95
 #: What is asked for where more was out of reach, of the clock that was or that the placement promises.
 SECOND_SHARE = 0.95
 
+#: Settings of nextpnr that no option sets. A net may go this many tiles beyond the box around its pins, half of the 85F;
+#: with 3, as it would be, nets in a crowd cannot go round it.
+_SETTINGS = {"router2/bbMargin/x": 64, "router2/bbMargin/y": 32}
+
 #: What a run leaves in its folder; all of it is removed before the next.
 _PRODUCTS = (
     *("top.bit", "top.v", "top.lpf", "top.json", "core.v", "gated_adder.v", "report.json"),
@@ -370,6 +374,10 @@ def _synthesise(plan, directory, steps):
         tools.run(
             "yosys", ["-p", script], directory=directory, log="yosys.log", on_line=on_line, timeout_s=TOOL_LIMIT_S
         )
+        netlist = directory / "top.json"
+        design = json.loads(netlist.read_text(encoding="utf-8"))
+        design["modules"]["top"]["settings"] = _SETTINGS
+        _write(netlist, json.dumps(design))
     return asked
 
 

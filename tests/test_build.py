@@ -138,7 +138,7 @@ elif "write_verilog" in args[-1]:
 else:
     assert pathlib.Path("core.v").exists() and pathlib.Path("top.v").exists()
     print("3.1. Executing SYNTH pass.")
-    pathlib.Path("top.json").write_text("{}")
+    pathlib.Path("top.json").write_text(json.dumps({"modules": {"top": {"cells": {}}}}))
 """
 
 ECPPACK = """
@@ -308,6 +308,19 @@ def test_the_clock_is_the_fastest_that_the_routed_design_meets(fake_tools, tmp_p
         *("core.v", "gated_adder.v", "top.v", "top.lpf", "top.bit", "report.json"),
         *("yosys.log", "nextpnr.log", "ecppack.log"),
     }
+
+
+def test_nets_may_go_round_a_crowd(fake_tools, tmp_path):
+    """The netlist that is placed and routed carries the router's settings: nextpnr has no option for them."""
+    settings = {"router2/bbMargin/x": 64, "router2/bbMargin/y": 32}
+    body = f"""
+report = {make_report()!r}
+design = json.loads(pathlib.Path(args[args.index("--json") + 1]).read_text())
+if design["modules"]["top"] != {{"cells": {{}}, "settings": {settings!r}}}:
+    sys.exit("ERROR: other settings")
+"""
+    fake_tools("nextpnr-ecp5", nextpnr(body))
+    assert build(make_plan(), directory=tmp_path, verify=False)["timing_met"]
 
 
 PACK_ONLY = """
