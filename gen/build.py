@@ -41,8 +41,8 @@ PROMISED_SHARE = 0.95
 #: What is asked for where more was out of reach, of the clock that was or that the placement promises.
 SECOND_SHARE = 0.95
 
-#: Settings of nextpnr that no option sets. A net may go this many tiles beyond the box around its pins, half of the 85F;
-#: with 3, as it would be, nets in a crowd cannot go round it.
+#: Settings of nextpnr that no option sets. A net may go this many tiles beyond the box around its pins, half of the
+#: 85F; with 3, as it would be, nets in a crowd cannot go round it.
 _SETTINGS = {"router2/bbMargin/x": 64, "router2/bbMargin/y": 32}
 
 #: What a run leaves in its folder; all of it is removed before the next.

@@ -24,8 +24,9 @@ from gen.stages import Stage, results_of, stages_of, window_bits
 from gen.table import Table
 from gen.tools import rtlil_to_verilog
 from gen.waits import WAITS, StageCycles
-from hw.config import ArrayShape, CoreConfig
+from hw.config import TAPS, ArrayShape, CoreConfig
 from hw.core import Core
+from hw.jobs import WindowMode
 from hw.places import CorePlaces
 from hw.requantise import Requantiser
 
@@ -353,6 +354,8 @@ def _planned(board, table, stages, array):
             depthwise_scales += patches.groups
         weights += groups * patches.sum_words
         scales += groups
+    packed = {stage.source_shape[2] for stage in stages if patches_of(stage, array).mode == WindowMode.NARROW}
+    taps = [stage.kernel for stage in stages if patches_of(stage, array).mode == WindowMode.WIDE]
     scalings = [stage.scaling for stage in stages]
     window_scalings = [stage.window_scaling for stage in stages if stage.window_scaling is not None]
     every = scalings + window_scalings
@@ -395,6 +398,8 @@ def _planned(board, table, stages, array):
         window_program_depth=schedule.window_jobs(stages, order),
         array_program_depth=len(order),
         max_pool=any(stage.maximum for stage in stages),
+        gathered_taps=TAPS if set(taps) - {(1, 1)} else int(bool(taps or residuals)),
+        packed_channels=tuple(sorted(packed)),
         residual_lanes=array.residual_lanes,
         outputs=array.outputs,
         residual_scale_depth=1 + residuals,

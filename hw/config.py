@@ -14,7 +14,10 @@ TAPS = BANKS = WINDOW * WINDOW
 
 
 #: Dimensions that are not counts of what there must be at least one of.
-_FREE = ("primitives", "hard_lanes", "hard_columns", "max_pool", "residual_lanes", "weight_depths")
+_FREE = (
+    *("primitives", "hard_lanes", "hard_columns", "max_pool", "residual_lanes", "weight_depths"),
+    *("gathered_taps", "packed_channels"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,10 @@ class CoreConfig(ArrayShape):
         Job words of the two sequencers.
     max_pool : bool
         Whether the depthwise engine can also take maxima.
+    gathered_taps : int
+        How many of a window's taps the gather can pass on as they are: all, the first (kernels 1 x 1) or none.
+    packed_channels : tuple of int
+        Numbers of channels that it can pack.
     residual_scale_depth, residual_window_bits : int
         The residual adder's sets of parameters, the first of which is never used, and its requantisers' window.
     primitives : str
@@ -113,6 +120,8 @@ class CoreConfig(ArrayShape):
     window_program_depth: int
     array_program_depth: int
     max_pool: bool = False
+    gathered_taps: int = TAPS
+    packed_channels: tuple[int, ...] = ()
     residual_scale_depth: int = 1
     residual_window_bits: int = 4
     primitives: str = "portable"
@@ -131,6 +140,11 @@ class CoreConfig(ArrayShape):
             raise ValueError(f"hard_columns must be in 0..{self.lanes - 1}, not {self.hard_columns}")
         if len(self.weight_depths) != self.columns or min(self.weight_depths) < 1:
             raise ValueError(f"weight_depths must be {self.columns} positive numbers, not {self.weight_depths}")
+        if self.gathered_taps not in (0, 1, TAPS):
+            raise ValueError(f"gathered_taps must be 0, 1 or {TAPS}, not {self.gathered_taps}")
+        if not set(self.packed_channels) <= set(range(1, self.narrow_channels + 1)):
+            most = self.narrow_channels
+            raise ValueError(f"packed_channels must be in 1..{most}, not {self.packed_channels}")
         if self.patch_depth & (self.patch_depth - 1):
             raise ValueError(f"patch_depth must be a power of two, not {self.patch_depth}")
         check_primitives(self.primitives)

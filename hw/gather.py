@@ -17,7 +17,11 @@ class Gather(wiring.Component):
     Wide: the first feature words of ``o`` are ``taps_a_beat`` taps, from number ``control.piece`` on. Narrow, with C
     channels: the window's 9 x C bytes in order of column, row, channel, so that whole columns come first; ``o`` is the
     patch word number ``control.piece`` of them. A narrow tensor may use only half of every feature word for a row:
-    ``control.high_half`` says which. Latency 2 cycles, one transfer a cycle, no stall; ``o_valid`` is 0 after reset.
+    ``control.high_half`` says which. What ``o`` holds beyond that is anything. Latency 2 cycles, one transfer a cycle,
+    no stall; ``o_valid`` is 0 after reset.
+
+    There is only as much of it as ``config.gathered_taps`` and ``config.packed_channels`` name: a window's bits have
+    far more readers else, all in one place of the die.
 
     Parameters
     ----------
@@ -44,18 +48,36 @@ class Gather(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        wide, narrow = self._wide(m), self._narrow(m)
+        both = min(len(wide), len(narrow))
+        m.d.sync += self.o.eq(Cat(Mux(self.narrow, narrow[:both], wide[:both]), narrow[both:], wide[both:]))
+        m.d.comb += [
+            self.o_valid.eq(delay(m, "valid", self.valid, self.latency, reset_less=False)),
+            self.o_several.eq(delay(m, "several", self.control.several, self.latency)),
+            self.o_end.eq(delay(m, "end", self.control.end, self.latency)),
+        ]
+        return m
+
+    def _wide(self, m):
+        """Taps in their order, of a cycle before."""
         config = self._config
-        count = config.taps_a_beat
+        count = config.taps_a_beat if config.gathered_taps == TAPS else config.gathered_taps
         taps = Signal(data.ArrayLayout(config.word_bits, count), reset_less=True)
         for n in range(count):
             if count == WINDOW:  # a row: the bits tell its first tap, 0, 3 or 6
                 choices, index = (n, n + 3, n + 6, n + 6), self.control.piece[1:3]
             else:
-                choices, index = range(n, TAPS), self.control.piece
+                choices, index = range(n, config.gathered_taps), self.control.piece
             m.d.sync += taps[n].eq(_one_of([self.window[tap] for tap in choices], index))
+        return taps.as_value()
 
+    def _narrow(self, m):
+        """Packed bytes, of a cycle before."""
+        config = self._config
+        if not config.packed_channels:
+            return Const(0, 0)
         half = max(1, config.lanes // 2)
-        most = config.narrow_channels
+        most = max(config.packed_channels)
         bytes_ = []
         for t in range(TAPS):
             word = self.window[t]
@@ -70,24 +92,17 @@ class Gather(wiring.Component):
             bytes_.append(lanes)
         packed = Signal(8 * TAPS * most, reset_less=True)
         by_column = [bytes_[WINDOW * row + column] for column in range(WINDOW) for row in range(WINDOW)]
-        orders = [Cat(tap[:n] for tap in by_column) for n in range(1, most + 1)]
+        orders = {n: Cat(tap[:n] for tap in by_column) for n in config.packed_channels}
+        m.d.sync += packed.eq(orders.pop(most))
         with m.Switch(self.channels):
-            for n, order in enumerate(orders):
-                with m.Case(n):
+            for n, order in orders.items():
+                with m.Case(n - 1):
                     m.d.sync += packed.eq(order)
         piece = delay(m, "piece", self.control.piece, 1)
         width = 8 * config.array_rows
-        padded = Cat(packed, Const(0, -len(packed) % width))
-        with m.If(self.narrow):
-            m.d.sync += self.o.eq(_one_of([padded[n : n + width] for n in range(0, len(padded), width)], piece))
-        with m.Else():
-            m.d.sync += self.o.eq(taps)
-        m.d.comb += [
-            self.o_valid.eq(delay(m, "valid", self.valid, self.latency, reset_less=False)),
-            self.o_several.eq(delay(m, "several", self.control.several, self.latency)),
-            self.o_end.eq(delay(m, "end", self.control.end, self.latency)),
-        ]
-        return m
+        # Behind the last byte it may be anything: what is there in the first patch word needs no multiplexer.
+        padded = Cat(packed, packed[len(packed) % width or width : width])
+        return _one_of([padded[n : n + width] for n in range(0, len(padded), width)], piece)
 
 
 def _one_of(values, index):

@@ -67,7 +67,7 @@ def small_config(*, weight_depth=64, **changes):
         hard_columns=tuple(range(0, changes.get("lanes", 2), 2)),
         feature_depth=256, patch_depth=16,
         scale_depth=32, coefficient_depth=64, depthwise_scale_depth=32, window_program_depth=32,
-        array_program_depth=32,
+        array_program_depth=32, packed_channels=tuple(range(1, min(4, changes.get("lanes", 2)) + 1)),
     )  # fmt: skip
     columns = (dimensions | changes)["lanes"] // changes.get("outputs", 1)
     return CoreConfig(**dict(weight_depths=(weight_depth,) * columns) | dimensions | changes)

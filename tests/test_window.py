@@ -565,6 +565,27 @@ def test_gather(mode, lanes, words):
             assert got & (1 << 8 * len(piece)) - 1 == packed(piece, 8)
 
 
+@pytest.mark.parametrize("taps, channels", [(0, (3,)), (1, (1, 4)), (9, ()), (1, ())])
+def test_gather_of_what_a_network_needs(taps, channels):
+    """With less to choose from, what is left comes as before."""
+    rng = np.random.default_rng(taps)
+    several, count = dict(lanes=8, words=2), 40
+    full, part = small_config(**several), small_config(**several, gathered_taps=taps, packed_channels=channels)
+    for narrow, n, words in [(1, n, -(-9 * n // 16)) for n in channels] + [(0, 1, taps)] * bool(taps):
+        pieces = rng.integers(words, size=count)
+        stimulus = {
+            "window": [packed(rng.integers(-128, 128, 72), 8) for _ in range(count)],
+            "valid": [1] * count,
+            "control": [int(piece) | int(rng.integers(8)) << 7 for piece in pieces],
+            "narrow": [narrow] * count,
+            "channels": [n - 1] * count,
+        }
+        wanted, got = (drive(Gather(config), stimulus, ["o"])["o"] for config in (full, part))
+        for piece, a, b in zip(pieces, wanted[Gather.latency :], got[Gather.latency :], strict=False):
+            length = min(16, 9 * n - 16 * piece) if narrow else 8 * min(2 if taps == 9 else 1, 9 - piece)
+            assert length > 0 and (a ^ b) & (1 << 8 * int(length)) - 1 == 0
+
+
 @pytest.mark.parametrize("words", [1, 2, 3, 4, 6])
 @pytest.mark.parametrize("seed", range(3))
 def test_patch_buffer(words, seed):
