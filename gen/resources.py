@@ -6,7 +6,7 @@ chain, six for a 16 x 4 LUT RAM.
 """
 
 from hw.array import destination_layout
-from hw.config import CoreConfig
+from hw.config import TAPS, WINDOW, CoreConfig
 from hw.core import filled_memories
 from hw.memory import block_depths, block_rams, filled_block_rams
 from hw.requantise import Requantiser
@@ -53,6 +53,19 @@ def _residual(config):
     return lanes * (lut + 110) + 380, lanes * (ff + 100) + 500 + 8 * config.word_bits
 
 
+def _gather(config):
+    """A multiplexer of two for each bit that there is to choose from beyond the first; registers behind both steps."""
+    taps, width = config.gathered_taps, 8 * config.array_rows
+    count = config.taps_a_beat if taps == TAPS else taps
+    beyond = (WINDOW - 1) * count if count == WINDOW else sum(taps - 1 - n for n in range(count))
+    wide = config.word_bits * count
+    packed = [8 * TAPS * channels for channels in config.packed_channels]
+    narrow = max(packed, default=0)
+    lut = 0.87 * config.word_bits * beyond  # some LUTs hold two
+    lut += sum(packed) - narrow * (config.lanes % 2) + max(0, narrow - width) + min(wide, narrow, width)
+    return lut, wide + narrow + max(wide, min(narrow, width)) + 9
+
+
 def _filled(memories):
     """LUT RAM of memories of a few words; selection between the block RAMs of deep ones."""
     lut = ff = 0
@@ -67,7 +80,6 @@ def _filled(memories):
 def engines(config: CoreConfig) -> dict[str, tuple[float, float]]:
     """LUT4 and flip-flops of each part of a core and of the board's top around it, by name."""
     lanes, rows, columns = config.lanes, config.array_rows, config.columns
-    narrow = config.narrow_channels
 
     def times(count, part):
         return tuple(count * value for value in part)
@@ -85,7 +97,7 @@ def engines(config: CoreConfig) -> dict[str, tuple[float, float]]:
         "depthwise engine": (40 + 290 * lanes, 650 + 223 * lanes),
         "residual adder": _residual(config),
         "features": (225 + 15 * lanes, 130 + 95 * lanes),
-        "gather": (max(100, 4.4 * rows + 62 * lanes + 268 * narrow - 324), 8 * rows + 8 * lanes + 72 * narrow + 19),
+        "gather": _gather(config),
         "patch buffer": (30 + 8.1 * rows, 45 + 24.5 * rows),
         "window generator": (810 + 151 * lanes, 1070 + 77 * lanes),
         "host, programs, top": (755 + 15 * lanes, 1376),
