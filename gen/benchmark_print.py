@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import boards
 from gen.benchmark_list import KINDS, BenchmarkList
+from gen.resources import RESOURCES
+from gen.waits import WAITS
 
 __all__ = ["markdown"]
 
@@ -40,6 +42,12 @@ def markdown(listed: BenchmarkList, reports: list[dict], *, board: str, command:
         kinds = [kind for kind in KINDS if any(_per_multiplier(figures, kind) for _, _, figures in beside)]
         titles = "network", "folding", "here", *(KINDS[kind] for kind in kinds)
         parts.append(_table(titles, len(titles), [_shares(*known, kinds) for known in beside]))
+    built = [(entry, report) for entry, report in pairs if "resources_estimated" in report]
+    if built:
+        parts += ["## Where the cycles go", _CYCLES]
+        parts.append(_table(("network", "folding", "busy", *WAITS), 2, [_cycles(*known) for known in built]))
+        parts += ["## Estimates beside counts", _ESTIMATES]
+        parts.append(_table(("network", "folding", *RESOURCES.values()), 2, [_estimates(*known) for known in built]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -68,6 +76,13 @@ their multipliers, in brackets, are the DSP blocks that their designs take, wher
 
 _PER_MULTIPLIER = """\
 1000 / ms / multipliers. Only hardware multipliers count; any design, this one too, may multiply with LUTs besides."""
+
+_CYCLES = """\
+Cycles in which the array sums, and those in which it waits, by what it waits for: docs/design.md. `python -m gen check`
+tells the same for each stage of a network."""
+
+_ESTIMATES = """\
+What the plan expected before any tool ran, how far off that was, and in brackets what nextpnr counted."""
 
 
 def _conditions(board, reports):
@@ -137,6 +152,19 @@ def _shares(entry, report, figures, kinds):
 def _per_multiplier(figures, kind):
     known = [figure for figure in figures.get(kind, []) if figure.multipliers]
     return "; ".join(f"{figure.per_multiplier:.1f}, {figure.device}" for figure in known)
+
+
+def _cycles(entry, report):
+    sums = (sum(stage[kind] for stage in report["stages"]) for kind in ("busy", *WAITS))
+    return entry.network, _switch(entry.folding), *(f"{cycles:,}" for cycles in sums)
+
+
+def _estimates(entry, report):
+    cells = []
+    for resource in RESOURCES:
+        estimate, counted = report["resources_estimated"][resource], report["resources"][resource]["used"]
+        cells.append(f"{estimate:,}, {estimate / counted - 1:+.1%} [{counted:,}]" if counted else f"{estimate:,} [0]")
+    return entry.network, _switch(entry.folding), *cells
 
 
 def _ms(report):

@@ -48,6 +48,7 @@ def built(monkeypatch):
             "tools": {name: tools.version(name) for name in ("yosys", "nextpnr-ecp5", "ecppack", "verilator")},
             "seconds": {"simulate": 20.0, "place_and_route": 100.0},
         }
+        report["resources_estimated"] = {"lut": 1050, "ff": 1900, "mult": 3000, "ebr": 4000}
         for number, counts in enumerate(report["resources"].values(), 1):
             counts["used"] = 1000 * number
         (directory / "report.json").write_text(json.dumps(report))
@@ -321,12 +322,24 @@ def test_the_page(built, monkeypatch, tmp_path):
         f"| one | on | {ms} | 0.25, telephone, v1.3 | 0.5 [100], large board, v1.1; 0.125, odd board, another network |"
         "  | 12, chip |",
     ]
-    assert tables[5:] == [
+    assert tables[5:7] == [
         "| network | folding | here | fastest FPGA |",
         f"| one | on | {1e8 / report['cycles'] / 3000:.1f} | 20.0, large board |",
     ]
+    assert tables[7] == (
+        "| network | folding | busy | fill | depthwise | gather | requantiser | adder | memory | jobs |"
+    )
+    for told, folding in zip(tables[8:10], ("on", "off"), strict=True):
+        network, switch, *cycles = [cell.strip() for cell in told.strip("|").split("|")]
+        assert (network, switch) == ({"on": "one", "off": "two"}[folding], folding)
+        assert sum(int(count.replace(",", "")) for count in cycles) == report["cycles"]
+        assert cycles[0] == f"{sum(stage['busy'] for stage in report['stages']):,}"
+    assert tables[10:12] == [
+        "| network | folding | LUT4 | flip-flops | MULT18X18D | block RAMs |",
+        "| one | on | 1,050, +5.0% [1,000] | 1,900, -5.0% [2,000] | 3,000, +0.0% [3,000] | 4,000, +0.0% [4,000] |",
+    ]
     columns = {line.count("|") for line in page.splitlines() if line.startswith("|")}
-    assert columns == {16, 8, 5}
+    assert columns == {16, 8, 5, 11, 7}
 
 
 def test_a_page_of_nothing_built(built, tmp_path):
