@@ -21,7 +21,7 @@ from amaranth import (
 )
 from amaranth.lib import io, stream, wiring
 from amaranth.lib.cdc import ResetSynchronizer
-from amaranth.lib.fifo import AsyncFIFO
+from amaranth.lib.fifo import AsyncFIFO, AsyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from boards import Board
@@ -90,7 +90,10 @@ class SerialBridge(wiring.Component):
         transmitter = UARTTransmitter(**self._rates)
         m.submodules.receiver = in_uart(receiver)
         m.submodules.transmitter = in_uart(transmitter)
-        m.submodules.inward = inward = AsyncFIFO(width=8, depth=_CROSSING_BYTES, w_domain="uart", r_domain="sync")
+        # To the core from a register, for what the core does with a byte takes its time.
+        m.submodules.inward = inward = AsyncFIFOBuffered(
+            width=8, depth=_CROSSING_BYTES + 1, w_domain="uart", r_domain="sync"
+        )
         m.submodules.outward = outward = AsyncFIFO(width=8, depth=_CROSSING_BYTES, w_domain="sync", r_domain="uart")
         m.d.comb += [
             receiver.rx.eq(self.rx),

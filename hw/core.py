@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from amaranth import Array, Module, Mux, Signal
+from amaranth import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -178,7 +178,10 @@ class Core(wiring.Component):
         m.d.sync += [
             valid.eq(depthwise.o_valid | gather.o_valid & ~residual),
             residual_valid.eq(gather.o_valid & residual),
-            taken.data.eq(Mux(as_is, gather.o, depthwise.o.as_value())),
+            # Beyond a feature word, nobody looks at what comes with the depthwise engine's.
+            taken.data.eq(
+                Cat(Mux(as_is, gather.o[: config.word_bits], depthwise.o.as_value()), gather.o[config.word_bits :])
+            ),
             taken.several.eq(gather.o_several),
             taken.full.eq(whole),
             taken.end.eq(Mux(as_is, gather.o_end, depthwise.o_end)),

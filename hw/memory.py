@@ -35,7 +35,11 @@ class FillWord(data.Struct):
 
     def writes(self, select, depth):
         """Whether it writes a word of the slice numbered ``select``, a :class:`Ram` of ``depth`` words."""
-        return self.write & (self.select == select) & (self.address >> (depth - 1).bit_length() == 0)
+        return self.write & (self.select == select) & self.fits(depth)
+
+    def fits(self, depth):
+        """Whether its address lies in a :class:`Ram` of ``depth`` words, or in the power of two from there on."""
+        return self.address >> (depth - 1).bit_length() == 0
 
 
 def slices_of(width):
@@ -173,18 +177,23 @@ class FillMemory(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         places = self._places
-        # Whom it is for takes a cycle to tell.
+        # Whether it is for one of the slices takes a cycle to tell; which one, the lowest bits of the select say.
+        widths = _slice_widths(self.width)
+        selects = range(self.select, self.select + len(widths))
+        ours = self.fill.select.matches(*selects) & self.fill.fits(self.depth)
+        write = delay(m, "write", self.fill.write & ours, 1, reset_less=False)
+        low_bits = (len(widths) - 1).bit_length()
+        select = delay(m, "select", self.fill.select[:low_bits], 1)
         address, data = delay(m, "address", self.fill.address, 1), delay(m, "data", self.fill.data, 1)
-        for n, width in enumerate(_slice_widths(self.width)):
+        for n, width in enumerate(widths):
             low, count = n * SLICE_BITS, block_rams(width, self.depth)
             ours, places = places[:count], places[count:]
             ram = m.submodules[f"slice_{n}"] = Ram(
                 width=width, depth=self.depth, primitives=self._primitives, places=ours,
                 init=[word >> low & (1 << width) - 1 for word in self._init],
             )  # fmt: skip
-            write = self.fill.writes(self.select + n, self.depth)
             m.d.comb += [
-                ram.w_en.eq(delay(m, f"write_{n}", write, 1, reset_less=False)),
+                ram.w_en.eq(write & (select == selects[n] % (1 << low_bits))),
                 ram.w_addr.eq(address), ram.w_data.eq(data),
                 ram.r_addr.eq(self.r_addr), self.r_data[low:][:width].eq(ram.r_data),
             ]  # fmt: skip

@@ -237,7 +237,7 @@ class WindowGenerator(wiring.Component):
         kept_y = delay(m, "kept_y", inside_y, data_stage - 2)
         kept_x = delay(m, "kept_x", inside_x, data_stage - 2)
         turned = Signal(data.ArrayLayout(config.word_bits, TAPS), reset_less=True)
-        pad = layer.pad.as_unsigned().replicate(config.lanes)
+        pads = copies(m, "pad", layer.pad.as_unsigned(), TAPS)  # it holds for long
         for i in range(WINDOW):
             for j in range(WINDOW):
                 tap = WINDOW * i + j
@@ -248,7 +248,7 @@ class WindowGenerator(wiring.Component):
                 with m.If(kept):
                     m.d.sync += self.window[tap].eq(_one_of(words, turn_x[tap]))
                 with m.Else():
-                    m.d.sync += self.window[tap].eq(pad)
+                    m.d.sync += self.window[tap].eq(pads[tap].replicate(config.lanes))
 
         control = Signal(WindowControl)
         m.d.comb += [
