@@ -1,10 +1,11 @@
 """From a plan to a bitstream: core and top in Verilog, Yosys, nextpnr-ecp5, ecppack.
 
-The design is placed and routed once (a seed), for the clock that the plan expects. Then the PLL is set to the fastest
-clock that the routed design meets, up or down: its dividers are the only bits in which two clocks differ (the serial
-port runs from the board's oscillator), so nothing has to be routed again.
+The design is placed and routed (with each seed), for the clock that the plan expects, or for another that its placement
+promises. Then the PLL is set to the fastest clock that the routed design meets, up or down: its dividers are the only
+bits in which two clocks differ (the serial port runs from the board's oscillator), so nothing has to be routed again.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -35,11 +36,13 @@ PATIENCE = 60
 #: How many more wires than at the best may be wrong, overused or too slow: beyond that they only become more.
 MORE_WRONG = 1000
 
-#: What a placement must promise of the clock asked for, for routing to be worth a try.
-PROMISED_SHARE = 0.95
+#: How much of the clock that a placement promises may be asked for: of more, the router spoils what it could have, and
+#: of less it leaves the rest.
+REACHABLE = (0.90, 1.05)
 
-#: What is asked for where more was out of reach, of the clock that was or that the placement promises.
-SECOND_SHARE = 0.95
+#: What is asked for next: where it was not so, of the clock that the placement promises; where the router could not do
+#: it, of the clock that was asked for.
+NEXT_SHARE = 0.95
 
 #: Settings of nextpnr that no option sets. A net may go this many tiles beyond the box around its pins, half of the
 #: 85F; with 3, as it would be, nets in a crowd cannot go round it.
@@ -77,14 +80,23 @@ def nextpnr_phase(line: str) -> str | None:
 
 
 class RouterWatch:
-    """Looks at nextpnr's log; calling it with a line ends the tool when mending timing leads nowhere.
+    """Looks at nextpnr's log; calling it with a line ends the tool when another clock should be asked for.
 
-    That is when the placement promises far less than is asked for, or the router makes no headway.
+    That is when the placement promises far less or far more than is asked for, or the router makes no headway.
+
+    Parameters
+    ----------
+    asked_mhz : float
+        The core's clock as it is asked for.
+    placed_before : bool
+        Whether the placement, which is always the same, has been looked at already.
 
     Attributes
     ----------
-    promised_mhz : float or None
-        The core's clock as the placement promises it.
+    next_mhz : float or None
+        What to ask for next, where the tool was ended.
+    routing : bool
+        Whether the placement is all right, so that it goes on to route.
 
     Raises
     ------
@@ -92,20 +104,22 @@ class RouterWatch:
         From the call.
     """
 
-    def __init__(self):
-        self.promised_mhz = None
+    def __init__(self, asked_mhz: float, *, placed_before: bool = False):
+        self._asked_mhz = asked_mhz
+        self.next_mhz, self.routing = None, placed_before
         self._fewest, self._waited = None, 0
 
     def __call__(self, line: str):
         clock = re.match(
-            rf"\w+: Max frequency for clock\s+'(?:\$glbnet\$)?{CORE_CLOCK_NET}': "
-            r"([\d.]+) MHz \(\w+ at ([\d.]+) MHz",
+            rf"\w+: Max frequency for clock\s+'(?:\$glbnet\$)?{CORE_CLOCK_NET}': ([\d.]+) MHz",
             line,
         )
-        if clock and self.promised_mhz is None:
-            self.promised_mhz = float(clock[1])
-            if self.promised_mhz < PROMISED_SHARE * float(clock[2]):
-                raise tools.StopTool
+        if clock and not self.routing:
+            promised_mhz = float(clock[1])
+            least, most = REACHABLE
+            if not least <= self._asked_mhz / promised_mhz <= most:
+                self._stop(promised_mhz)
+            self.routing = True
         wrong = re.match(r"Info:\s+iter=\d+ wires=\d+ overused=(\d+) .*tmgfail=(\d+)", line)
         if wrong:
             count = int(wrong[1]) + int(wrong[2])
@@ -113,7 +127,11 @@ class RouterWatch:
             if self._fewest is None or count < self._fewest:
                 self._fewest, self._waited = count, 0
             elif self._waited >= PATIENCE or count > self._fewest + MORE_WRONG:
-                raise tools.StopTool
+                self._stop(self._asked_mhz)
+
+    def _stop(self, mhz):
+        self.next_mhz = mhz * NEXT_SHARE
+        raise tools.StopTool
 
 
 @dataclass(frozen=True)
@@ -124,8 +142,8 @@ class Routed:
     ----------
     seed : int
         nextpnr's.
-    fmax_mhz : float
-        Fastest clock of the core.
+    asked_mhz, fmax_mhz : float
+        Clock of the core that was asked for, and the fastest that there is.
     resources : dict
         ``{lut|ff|mult|ebr: {used, available}}``.
     critical_path : dict
@@ -133,6 +151,7 @@ class Routed:
     """
 
     seed: int
+    asked_mhz: float
     fmax_mhz: float
     resources: dict[str, dict[str, int]]
     critical_path: dict[str, str | float]
@@ -163,6 +182,7 @@ class Routed:
         utilisation = report["utilization"]
         return cls(
             seed=seed,
+            asked_mhz=report["fmax"][clock]["constraint"],
             fmax_mhz=report["fmax"][clock]["achieved"],
             resources={
                 name: {"used": utilisation[cell]["used"], "available": utilisation[cell]["available"]}
@@ -249,7 +269,7 @@ def build(plan, *, directory: Path, verify: bool = True, seeds: int = 1) -> dict
         **planned,
         **verified,
         "clock_mhz": pll.clock_mhz,
-        "clock_mhz_asked": asked.clock_mhz,
+        "clock_mhz_asked": best.asked_mhz,
         "fmax_mhz": best.fmax_mhz,
         "timing_met": pll.clock_mhz <= best.fmax_mhz,
         "latency_us": latency_us,
@@ -403,9 +423,9 @@ def _route(board: Board, directory, seed, seeds, asked_mhz, placer, say):
     label = f"seed {seed}: " if seeds > 1 else ""
     constraints = (directory / "top.lpf").read_text(encoding="utf-8")
 
-    def run(asked_mhz, *more):
-        """One run, which is asked for a clock of the core."""
-        watch = RouterWatch()
+    def run(asked_mhz, *more, placed_before):
+        """One run, which is asked for a clock of the core; what watched it."""
+        watch = RouterWatch(asked_mhz, placed_before=placed_before)
 
         def on_line(line):
             if phase := nextpnr_phase(line):
@@ -420,16 +440,20 @@ def _route(board: Board, directory, seed, seeds, asked_mhz, placer, say):
             *("--textcfg", f"{name}.config", "--report", f"{name}.json", "--timing-allow-fail", *more),
         ]
         log = "nextpnr.log" if seeds == 1 else f"{name}.log"
-        try:
+        with contextlib.suppress(tools.StopTool):
             tools.run("nextpnr-ecp5", arguments, directory=directory, log=log, on_line=on_line, timeout_s=TOOL_LIMIT_S)
-        except tools.StopTool:
-            return min(asked_mhz, watch.promised_mhz or asked_mhz) * SECOND_SHARE
-        return None
+        return watch
 
-    # A clock that is out of reach makes the router spoil what it could have: then ask for less, then for nothing.
-    reachable = run(asked_mhz, "--tmg-ripup")
-    if reachable is not None and run(reachable, "--tmg-ripup") is not None:
-        run(reachable)
+    # Where the router twice cannot do it, it is asked for nothing.
+    failures, placed = 0, False
+    while failures < 2:
+        watch = run(asked_mhz, "--tmg-ripup", placed_before=placed)
+        if watch.next_mhz is None:
+            break
+        failures, placed = failures + watch.routing, True
+        asked_mhz = watch.next_mhz
+    else:
+        run(asked_mhz, placed_before=True)
     return Routed.from_report(seed, json.loads((directory / f"{name}.json").read_text(encoding="utf-8")))
 
 

@@ -205,41 +205,50 @@ def clock_line(mhz, asked):
 
 
 def test_router_watch_ends_an_endless_repair_of_timing():
-    watch = RouterWatch()
+    watch = RouterWatch(110)
     watch("Info: Max frequency for clock '$glbnet$clock_pin.i': 20.00 MHz (FAIL at 25.00 MHz)\n")
-    watch(clock_line(104.6, 110))
+    assert not watch.routing
+    watch(clock_line(104.8, 110))
     for iteration in range(1, 300):
         watch(router_line(iteration, 300 - iteration, iteration % building.PATIENCE))
     watch(router_line(300, 0, 1))
     for iteration in range(301, 300 + building.PATIENCE):
         watch(router_line(iteration, iteration % 3, 1))
     watch("Info: something else\n")
+    assert watch.next_mhz is None
     with pytest.raises(tools.StopTool):
         watch(router_line(300 + building.PATIENCE, 1, 0))
-    assert watch.promised_mhz == 104.6
+    assert watch.next_mhz == pytest.approx(104.5) and watch.routing
 
 
 def test_router_watch_ends_what_only_becomes_worse():
-    watch = RouterWatch()
+    watch = RouterWatch(110)
     for overused, failed in ((5000, 0), (40, 10), (1000, 50), (50 + building.MORE_WRONG, 0)):
         watch(router_line(1, overused, failed))
     with pytest.raises(tools.StopTool):
         watch(router_line(1, 50 + building.MORE_WRONG, 1))
+    assert watch.next_mhz == pytest.approx(104.5)
 
 
-def test_router_watch_ends_what_the_placement_rules_out():
-    watch = RouterWatch()
+@pytest.mark.parametrize("promised", [104.7, 122.3])
+def test_router_watch_ends_what_the_placement_makes_another(promised):
+    watch = RouterWatch(110)
     with pytest.raises(tools.StopTool):
-        watch(clock_line(104.4, 110))
-    assert watch.promised_mhz == 104.4
-    routed = RouterWatch()
-    routed(clock_line(104.6, 110))
-    routed(clock_line(98.7, 110))  # after routing
+        watch(clock_line(promised, 110))
+    assert watch.next_mhz == pytest.approx(promised * 0.95) and not watch.routing
+
+
+@pytest.mark.parametrize("promised", [104.8, 122.2])
+def test_router_watch_lets_a_placement_be_routed(promised):
+    watch = RouterWatch(110)
+    watch(clock_line(promised, 110))
+    watch(clock_line(50, 110))  # after routing
+    assert watch.next_mhz is None and watch.routing
 
 
 def test_routed_reads_the_cores_clock_path_and_cells():
     routed = Routed.from_report(3, make_report(123.4))
-    assert (routed.seed, routed.fmax_mhz) == (3, 123.4)
+    assert (routed.seed, routed.asked_mhz, routed.fmax_mhz) == (3, 110, 123.4)
     assert routed.resources == {
         "lut": {"used": 7, "available": 83640},
         "ff": {"used": 8, "available": 83640},
@@ -377,24 +386,29 @@ def test_the_best_of_several_seeds_is_kept(fake_tools, tmp_path):
     (
         (105.0, 115.0, [110.0]),
         (100.0, 115.0, [110.0, 95.0]),  # the placement rules it out
+        (130.0, 125.0, [110.0, 123.5]),  # it could do more
         (120.0, 105.0, [110.0, 104.5]),  # the router cannot do it
-        (105.0, 94.0, [110.0, 99.75, None]),
+        (130.0, 118.0, [110.0, 123.5, 117.32]),
+        (105.0, 94.0, [110.0, 104.5, "99.27 at most"]),
+        (100.0, 80.0, [110.0, 95.0, 90.25, "85.74 at most"]),
     ),
 )
-def test_less_is_asked_for_where_more_is_out_of_reach(fake_tools, tmp_path, promised, routable, asked):
+def test_what_is_asked_for_follows_placement_and_router(fake_tools, tmp_path, promised, routable, asked):
     body = f"""
 report = {make_report(97.0)!r}
 lines = open(args[args.index("--lpf") + 1]).read().splitlines()
 asked, = (float(line.split()[3]) for line in lines if line.startswith('FREQUENCY NET "core_clk" '))
+report["fmax"]["$glbnet$core_clk"]["constraint"] = asked
 ripup = "--tmg-ripup" in args
-open("asked", "a").write(f"{{asked if ripup else None}}\\n")
+open("asked", "a").write(f"{{asked}}{{'' if ripup else ' at most'}}\\n")
 print(f"Info: Max frequency for clock '$glbnet$core_clk': {promised:.2f} MHz (FAIL at {{asked:.2f}} MHz)", flush=True)
 while ripup and asked > {routable}:
     print("Info:     iter=5 wires=1 overused=0 overuse=0 tmgfail=1", flush=True)
 """
     fake_tools("nextpnr-ecp5", nextpnr(body))
-    assert build(make_plan(), directory=tmp_path, verify=False)["fmax_mhz"] == 97.0
-    assert (tmp_path / "asked").read_text().split() == [str(mhz) for mhz in asked]
+    report = build(make_plan(), directory=tmp_path, verify=False)
+    assert (tmp_path / "asked").read_text().splitlines() == [str(mhz) for mhz in asked]
+    assert (report["fmax_mhz"], str(report["clock_mhz_asked"])) == (97.0, str(asked[-1]).removesuffix(" at most"))
 
 
 @pytest.mark.parametrize(
