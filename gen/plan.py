@@ -19,7 +19,7 @@ from gen.layout import Placement, ceil_div, patches_of, place
 from gen.order import Row, kept_rows, order_of
 from gen.packing import obstacle, pair_channels
 from gen.plan_print import render
-from gen.resources import EXPECTED_CLOCK_HZ, RESOURCES, estimate, share
+from gen.resources import EXPECTED_CLOCK_HZ, EXPECTED_UNPLACED_HZ, RESOURCES, estimate, share
 from gen.stages import Stage, results_of, stages_of, window_bits
 from gen.table import Table
 from gen.tools import rtlil_to_verilog
@@ -128,7 +128,8 @@ class Plan:
     @property
     def clock_mhz_estimate(self) -> float:
         """Core clock that designs of this kind reach on the board, before place and route tells."""
-        return EXPECTED_CLOCK_HZ / 1e6
+        unplaced = self.board.multiplier_rows and not self.places_on_die.columns
+        return (EXPECTED_UNPLACED_HZ if unplaced else EXPECTED_CLOCK_HZ) / 1e6
 
     @property
     def latency_us(self) -> float:
@@ -272,8 +273,8 @@ def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: 
             closest.problems,
         )
     enough = [candidate for candidate in fitting if candidate.latency_us <= FAST_ENOUGH_US]
-    fastest = min(candidate.cycles for candidate in fitting)
-    near = enough or [candidate for candidate in fitting if candidate.cycles <= 1.03 * fastest]
+    fastest = min(candidate.latency_us for candidate in fitting)
+    near = enough or [candidate for candidate in fitting if candidate.latency_us <= 1.03 * fastest]
     chosen = min(near, key=lambda candidate: (candidate.resources["lut"], candidate.cycles))
     if len(plans) == 1:
         reason = "the array that was asked for"

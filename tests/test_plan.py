@@ -58,6 +58,25 @@ def test_the_fastest_that_fits():
     assert fewer.cycles > chosen.cycles
 
 
+@pytest.mark.parametrize(
+    ("array", "board", "clock_mhz"), [((16, 8), "ulx3s", 100), ((24, 6), "ulx3s", 80), ((6, 2), "ulx3s-12f", 100)]
+)
+def test_arrays_without_places_are_expected_to_be_slower(digits, array, board, clock_mhz):
+    """Six columns of 24 do not fit the 85F's three rows; of the other parts no places are known."""
+    planned = plan(digits, boards.get(board), array=array)
+    assert bool(planned.places_on_die.columns) == (array == (16, 8))
+    assert planned.clock_mhz_estimate == clock_mhz
+    assert planned.latency_us == planned.cycles / clock_mhz
+
+
+def test_time_decides_not_cycles(models_dir):
+    """Keyword spotting takes the fewest cycles on 24x6, and less time on 16x8."""
+    planned = plan(lower(resolve(str(models_dir / "kws_ref_model.tflite"))), boards.get("ulx3s"))
+    chosen = next(candidate for candidate in planned.candidates if candidate.chosen)
+    other = next(candidate for candidate in planned.candidates if (candidate.k, candidate.n) == (24, 6))
+    assert other.fits and other.cycles < chosen.cycles and other.latency_us > 1.1 * chosen.latency_us
+
+
 def test_report(digits):
     planned = plan(digits, ULX3S, array=(16, 8))
     report = planned.report()
