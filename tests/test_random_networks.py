@@ -45,8 +45,8 @@ ROOM = {
     "accumulator_bits": 32, "depthwise_accumulator_bits": 28, "bias_bits": 33, "window_bits": 32,
     "depthwise_window_bits": 32, "multiplier_bits": 33, "feature_depth": 1024, "patch_depth": 2048,
     "scale_depth": 256, "coefficient_depth": 1024, "depthwise_scale_depth": 256,
-    "window_program_depth": 1024, "array_program_depth": 512, "max_pool": True, "residual_scale_depth": 16,
-    "residual_window_bits": 32,
+    "window_program_depth": 1024, "array_program_depth": 512, "max_pool": True, "gathered_taps": 9,
+    "residual_scale_depth": 16, "residual_window_bits": 32,
 }  # fmt: skip
 
 #: Networks that take longer are left out.
@@ -93,7 +93,8 @@ def with_room(one):
     lanes = range(one.config.lanes)
     hard = dict(hard_lanes=len(lanes) // 2, hard_columns=tuple(lanes[::2]))
     weights = dict(weight_depths=(4096,) * one.config.columns)
-    return on_core(one, replace(one.config, **ROOM, **hard, **weights))
+    packed = dict(packed_channels=tuple(range(1, one.config.narrow_channels + 1)))
+    return on_core(one, replace(one.config, **ROOM, **hard, **weights, **packed))
 
 
 def fits(one, room):

@@ -53,6 +53,8 @@ def on_one_core(plans):
         for field in fields(plans[0].config)
         if field.name not in ("lanes", "words", "primitives", "hard_lanes", "hard_columns")
     }
+    largest["weight_depths"] = tuple(map(max, zip(*(one.config.weight_depths for one in plans), strict=True)))
+    largest["packed_channels"] = tuple(sorted({n for one in plans for n in one.config.packed_channels}))
     lanes = plans[0].config.lanes
     hard = lanes if largest["multiplier_bits"] <= Requantiser.hard_multiplier_bits else 0
     config = replace(plans[0].config, **largest, hard_lanes=hard, hard_columns=tuple(range(hard)))
