@@ -341,8 +341,13 @@ def _planned(board, table, stages, array):
     lifetimes.check(stages, order, places, results)
     addresses, weight_depths = [], [1] * array.columns
     coefficients = depthwise_scales = weights = scales = residuals = 0
+    packed, taps = set(), 0
     for stage in stages:
         patches = patches_of(stage, array)
+        if patches.mode == WindowMode.NARROW:
+            packed.add(stage.source_shape[2])
+        elif patches.mode == WindowMode.WIDE:
+            taps = max(taps, 1 if stage.kernel == (1, 1) else TAPS)
         residuals += stage.residual is not None
         residual = residuals if stage.residual is not None else 0
         addresses.append(schedule.Addresses(coefficients, depthwise_scales, weights, scales, residual))
@@ -355,8 +360,6 @@ def _planned(board, table, stages, array):
             depthwise_scales += patches.groups
         weights += groups * patches.sum_words
         scales += groups
-    packed = {stage.source_shape[2] for stage in stages if patches_of(stage, array).mode == WindowMode.NARROW}
-    taps = [stage.kernel for stage in stages if patches_of(stage, array).mode == WindowMode.WIDE]
     scalings = [stage.scaling for stage in stages]
     window_scalings = [stage.window_scaling for stage in stages if stage.window_scaling is not None]
     every = scalings + window_scalings
@@ -399,7 +402,7 @@ def _planned(board, table, stages, array):
         window_program_depth=schedule.window_jobs(stages, order),
         array_program_depth=len(order),
         max_pool=any(stage.maximum for stage in stages),
-        gathered_taps=TAPS if set(taps) - {(1, 1)} else int(bool(taps or residuals)),
+        gathered_taps=max(taps, int(residuals > 0)),
         packed_channels=tuple(sorted(packed)),
         residual_lanes=array.residual_lanes,
         outputs=array.outputs,

@@ -58,8 +58,7 @@ def _residual(config):
 
 def _gather(config):
     """A multiplexer of two for each bit that there is to choose from beyond the first; registers behind both steps."""
-    taps, width = config.gathered_taps, 8 * config.array_rows
-    count = config.taps_a_beat if taps == TAPS else taps
+    taps, count, width = config.gathered_taps, config.gathered_at_once, 8 * config.array_rows
     beyond = (WINDOW - 1) * count if count == WINDOW else sum(taps - 1 - n for n in range(count))
     wide = config.word_bits * count
     packed = [8 * TAPS * channels for channels in config.packed_channels]

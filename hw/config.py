@@ -150,6 +150,11 @@ class CoreConfig(ArrayShape):
         check_primitives(self.primitives)
 
     @property
+    def gathered_at_once(self) -> int:
+        """Taps that the gather passes on together."""
+        return self.taps_a_beat if self.gathered_taps == TAPS else self.gathered_taps
+
+    @property
     def requantisers(self) -> int:
         """Requantiser lanes: one for each lane of the depthwise engine and each column of the array."""
         return 2 * self.lanes

@@ -61,7 +61,7 @@ class Gather(wiring.Component):
     def _wide(self, m):
         """Taps in their order, of a cycle before."""
         config = self._config
-        count = config.taps_a_beat if config.gathered_taps == TAPS else config.gathered_taps
+        count = config.gathered_at_once
         taps = Signal(data.ArrayLayout(config.word_bits, count), reset_less=True)
         for n in range(count):
             if count == WINDOW:  # a row: the bits tell its first tap, 0, 3 or 6

@@ -180,8 +180,8 @@ class FillMemory(wiring.Component):
         # Whether it is for one of the slices takes a cycle to tell; which one, the lowest bits of the select say.
         widths = _slice_widths(self.width)
         selects = range(self.select, self.select + len(widths))
-        ours = self.fill.select.matches(*selects) & self.fill.fits(self.depth)
-        write = delay(m, "write", self.fill.write & ours, 1, reset_less=False)
+        for_us = self.fill.select.matches(*selects) & self.fill.fits(self.depth)
+        write = delay(m, "write", self.fill.write & for_us, 1, reset_less=False)
         low_bits = (len(widths) - 1).bit_length()
         select = delay(m, "select", self.fill.select[:low_bits], 1)
         address, data = delay(m, "address", self.fill.address, 1), delay(m, "data", self.fill.data, 1)
