@@ -19,6 +19,7 @@ from boards import Board
 from boards.pll import PLL, achievable
 from boards.top import CORE_CLOCK_NET, emit
 from gen import tools
+from gen.carry_chains import trim_carry_chains
 from gen.errors import GenError
 from gen.inputs import random_inputs
 from gen.steps import Steps
@@ -396,7 +397,9 @@ def _synthesise(plan, directory, steps):
         )
         netlist = directory / "top.json"
         design = json.loads(netlist.read_text(encoding="utf-8"))
-        design["modules"]["top"]["settings"] = _SETTINGS
+        top = design["modules"]["top"]
+        trim_carry_chains(top)
+        top["settings"] = _SETTINGS
         _write(netlist, json.dumps(design))
     return asked
 

@@ -1,6 +1,6 @@
 """Dot products: a column's multipliers and the tree that sums them, for one output channel or for two at once."""
 
-from amaranth import Cat, Module, Signal, signed
+from amaranth import C, Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -38,7 +38,7 @@ class DotProduct(wiring.Component):
 
     Two output channels share every multiplier: of ``(w1 * 2**10 + w0) * x`` the low ten bits are those of ``w0 * x``,
     what lies above is ``w1 * x`` and a carry. Summed over a pair of rows, six bits of it tell the carry apart, once the
-    six low bits of the second channel's products are known; these a few gates make.
+    six low bits of the second channel's products are known; these a few gates make, for both rows together.
 
     Latency :meth:`latency` cycles, one sum a cycle, no stall, no reset.
 
@@ -86,18 +86,17 @@ class DotProduct(wiring.Component):
         sums, carries = [], []
         for first in range(0, self._rows, 2):
             rows = range(first, min(first + 2, self._rows))
-            products, low_bits = [], []
+            products, factors = [], []
             for row in rows:
                 low, high = self.weights[16 * row :][:8], self.weights[16 * row + 8 :][:8]
                 products.append(self._product(m, row, Cat(low, low[-1].replicate(LOW_BITS - 8), high)))
-                low_bits.append(self._low_product(m, row, high, low[-1]))
+                factors.append((self.x[8 * row :][:_TOP_BITS], high, low[-1]))
             pair, _ = (
                 adder_tree(m, f"pair_{first}", products)
                 if len(rows) == 2
                 else (delay(m, f"pair_{first}", products[0], 1), 1)
             )
-            known = Signal(_TOP_BITS, name=f"known_{first}", reset_less=True)
-            m.d.sync += known.eq(sum(low_bits[1:], low_bits[0]))
+            known = self._low_products(m, first, *factors)
             carry = Signal(signed(_TOP_BITS), name=f"carry_{first}", reset_less=True)
             m.d.sync += carry.eq((pair[LOW_BITS:][:_TOP_BITS] - known)[:_TOP_BITS])
             sums.append(pair)
@@ -119,39 +118,46 @@ class DotProduct(wiring.Component):
         m.d.comb += [multiplier.a.eq(operand.as_signed()), multiplier.b.eq(self.x[8 * row :][:8].as_signed())]
         return multiplier.p
 
-    def _low_product(self, m, row, high, negative):
-        """The lowest bits of ``x`` times the second weight, which is ``high``, and one more where ``negative``.
+    def _low_products(self, m, pair, one, other=None):
+        """The lowest bits of the sum of ``x`` times the second weight over a pair of rows, as late as the pair's sum.
 
-        As late as the product.
+        For each row ``x``, and the second weight as a byte that is one less where the first is ``negative``.
         """
-        x = self.x[8 * row :][:_TOP_BITS]
 
-        def gated(name, a, n, b, k):
-            """``(a if n) + (b if k)``, modulo 2**6, in a register."""
-            total = Signal(_TOP_BITS, name=f"{name}_{row}", reset_less=True)
-            m.d.sync += total.eq(
-                gated_add(m, f"{name}_gates_{row}", a, n, b, k, width=_TOP_BITS, primitives=self._primitives)
-            )
-            return total
+        def register(name, width, value):
+            signal = Signal(width, name=f"{name}_{pair}", reset_less=True)
+            m.d.sync += signal.eq(value)
+            return signal
 
-        def shifted(places):
-            return Cat(*[0] * places, x)[:_TOP_BITS]
+        x, high, negative = one
+        other_x, other_high, other_negative = other or (C(0, _TOP_BITS), C(0, 8), C(0, 1))
 
-        rows = [
-            gated("once", x, negative, shifted(1), high[1]),
-            gated("twice", x, high[0], shifted(2), high[2]),
-            gated("more", shifted(3), high[3], shifted(4), high[4]),
-        ]
-        last = Signal(name=f"last_{row}", reset_less=True)
-        m.d.sync += last.eq(x[0] & high[5])
-        left, right = (
-            Signal(_TOP_BITS, name=f"left_{row}", reset_less=True),
-            Signal(_TOP_BITS, name=f"right_{row}", reset_less=True),
+        def both(name, bit, gate, other_gate):
+            """What both rows add at a ``bit`` of the weight, from that bit on."""
+            width = _TOP_BITS - bit
+            total = gated_add(
+                m, f"{name}_gates_{pair}", x[:width], gate, other_x[:width], other_gate, width=width,
+                primitives=self._primitives,
+            )  # fmt: skip
+            return register(name, width, total)
+
+        signs = both("signs", 0, negative, other_negative)
+        units, twos, fours = (
+            both(name, bit, high[bit], other_high[bit]) for bit, name in enumerate(("units", "twos", "fours"))
         )
-        total = Signal(_TOP_BITS, name=f"low_product_{row}", reset_less=True)
-        m.d.sync += [
-            left.eq(rows[0] + rows[1]),
-            right.eq(rows[2] ^ Cat(*[0] * (_TOP_BITS - 1), last)),
-            total.eq(left + right),
-        ]
-        return total
+        eights, other_eights = (
+            register(name, 3, _low_product(*factors))
+            for name, factors in (("eights", (x, high[3:6])), ("other_eights", (other_x, other_high[3:6])))
+        )
+        odd = register("odd", _TOP_BITS, units + signs)
+        even = register("even", _TOP_BITS - 1, twos + Cat(0, fours))
+        eights = register("all_eights", 3, eights + other_eights)
+        less = register("less_than_eights", _TOP_BITS, Cat(odd[0], odd[1:] + even))
+        eights = register("eights_delayed", 3, eights)
+        return register("known", _TOP_BITS, Cat(less[:3], less[3:] + eights))
+
+
+def _low_product(a, b):
+    """The three lowest bits of ``a * b``, written out: a ``*`` would become a hardware multiplier."""
+    cross = a[1] & b[0], a[0] & b[1]
+    return Cat(a[0] & b[0], cross[0] ^ cross[1], (a[2] & b[0]) ^ (a[1] & b[1]) ^ (a[0] & b[2]) ^ (cross[0] & cross[1]))
