@@ -27,7 +27,7 @@ class Entry:
     network: str
     task: str
     folding: bool = True
-    packing: bool = False
+    packing: bool | None = None
     array: list | None = None
 
     def __post_init__(self):
@@ -38,8 +38,9 @@ class Entry:
     @property
     def options(self) -> str:
         """What differs from an entry that leaves all options out, as the end of a name."""
+        packing = {True: "-packed", False: "-apart", None: ""}[self.packing]
         array = "-{}x{}".format(*self.array) if self.array else ""
-        return f"{'' if self.folding else '-unfolded'}{'-packed' if self.packing else ''}{array}"
+        return f"{'' if self.folding else '-unfolded'}{packing}{array}"
 
     @property
     def name(self) -> str:

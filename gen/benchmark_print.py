@@ -172,7 +172,7 @@ def _ms(report):
 
 
 def _switch(on):
-    return "on" if on else "off"
+    return {True: "on", False: "off", None: ""}[on]
 
 
 def _table(titles: Sequence[str], left: int, rows: Sequence[Sequence[str]]) -> str:

@@ -61,21 +61,25 @@ class BoardName(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-def _switch(name, default, text):
-    """An option that is on or off: true or false."""
+#: What an option that is a switch is to Python.
+_SWITCH = {"on": True, "off": False, "auto": None}
+
+
+def _switch(name, positions, text):
+    """An option that is at one of ``positions``, the first unless it is said."""
     return click.option(
         name,
-        type=click.Choice(["on", "off"]),
-        callback=lambda ctx, param, value: value == "on",
-        default=default,
+        type=click.Choice(positions),
+        callback=lambda ctx, param, value: _SWITCH[value],
+        default=positions[0],
         show_default=True,
         help=text,
     )
 
 
 _SWITCHES = (
-    _switch("--folding", "on", "Whether channels that cannot change fold away."),
-    _switch("--packing", "off", "Whether two MACs share a multiplier."),
+    _switch("--folding", ("on", "off"), "Whether channels that cannot change fold away."),
+    _switch("--packing", ("auto", "on", "off"), "Whether two MACs share a multiplier; auto: where it is faster."),
 )
 #: What a verb takes: a ``model``, many ``models``, or a folder of a list's ``models``.
 MODEL = click.argument("model", required=False), *_SWITCHES
@@ -158,7 +162,7 @@ def table(model, board, directory, as_json, folding, packing, array):
         click.echo(f"wrote {path}", err=True)
     k, n = array or (LANES, LANES)
     where = whereabouts(network, lowered, n, max(1, k // n))
-    if not packing:
+    if packing is False:
         where = replace(where, unshared="--packing off")
     if as_json:
         _print_json(describe(where))

@@ -5,6 +5,7 @@ import numpy as np
 from gen.layout import feature_words, scale_words, weight_words, window_words
 from gen.stages import Stage
 from hw.config import CoreConfig
+from hw.depthwise import depthwise_memories
 from hw.dot import packed_weights
 from hw.requantise import ActivationBounds, Requantiser
 from hw.residual import residual_memories
@@ -15,7 +16,7 @@ __all__ = ["memory_contents"]
 def memory_contents(stages: list[Stage], config: CoreConfig) -> dict[str, list[int]]:
     """Weights and parameters of all stages, by the names of ``hw.core.filled_memories``."""
     lanes = config.lanes
-    contents: dict[str, list[int]] = {"coefficients": [], "depthwise_bias": [], "depthwise_scale": []}
+    contents: dict[str, list[int]] = {name: [] for name in depthwise_memories(config)}
     contents |= {f"weights_{n}": [] for n in range(config.columns)}
     contents |= {f"{name}_{n}": [] for n in range(lanes) for name in ("bias", "scale")}
     for stage in stages:

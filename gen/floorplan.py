@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import islice
 
 from boards import Board
 from hw.array import column_memories
@@ -18,19 +19,19 @@ __all__ = ["place_memories", "place_multipliers"]
 Row = Sequence[tuple[str, str]]
 
 
-def place_multipliers(rows: Sequence[Row], *, columns: int, height: int, lanes: int) -> CorePlaces:
+def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, height: int, lanes: int) -> CorePlaces:
     """Places for an array, such that what is connected lies side by side; none at all where it does not fit so.
 
-    A column's multipliers lie side by side in one row of the die, behind them its requantiser's where the row has room
-    for them. Columns go through the rows like a plough, the first of which begins with the multipliers of the depthwise
-    engine's requantisers.
+    A column's multipliers lie side by side in one row of the die, behind them its requantisers' where the row has room
+    for them. A row begins with a column where the row before ended. What is left of the rows serves the channels of the
+    columns for which no row has room. The multipliers of the depthwise engine's requantisers come first of all.
 
     Parameters
     ----------
     rows : sequence of sequence of (str, str)
         The die's multipliers, row by row, each with the block RAM beside it.
-    columns, height : int
-        Columns of the array, multipliers in each.
+    columns, outputs, height : int
+        Columns of the array, output channels of each, multipliers in each.
     lanes : int
         Requantisers of the depthwise engine.
 
@@ -39,7 +40,10 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, height: int, lanes: 
     >>> plan.lanes
     (('a', 'b'),)
     >>> [("".join(column.multipliers), "".join(column.requantiser)) for column in plan.columns]
-    [('cde', 'fg'), ('hij', ''), ('654', '32')]
+    [('cde', 'fg'), ('hij', ''), ('234', '56')]
+    >>> shared = place_multipliers(rows, columns=2, outputs=2, height=6, lanes=0)
+    >>> [("".join(channel.multipliers), "".join(channel.requantiser)) for channel in shared.columns]
+    [('abc', 'gh'), ('def', 'ij'), ('012', ''), ('345', '')]
     >>> place_multipliers(rows, columns=6, height=3, lanes=1) == CORE_ANYWHERE
     True
     """
@@ -50,16 +54,30 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, height: int, lanes: 
     if not free or len(free[0]) < pair * hard:
         return CORE_ANYWHERE
     names, free[0] = free[0][: pair * hard], free[0][pair * hard :]
+    share = height // outputs
     placed: list[ColumnPlaces] = []
-    for number, row in enumerate(free):
-        ahead = row[::-1] if number % 2 else row
-        count = min(columns - len(placed), len(row) // height)
-        paired = min(count, (len(row) - count * height) // pair)
+    left: list[list[str]] = []
+    rank = {multiplier: at for row in rows for at, (multiplier, _) in enumerate(row)}
+    backwards, middle = False, 0
+    for row in free:
+        count = min(columns - len(placed) // outputs, len(row) // height)
+        paired = min(count * outputs, (len(row) - count * height) // pair)
         for n in range(count):
-            size = height + pair * (n < paired)
-            run, ahead = ahead[:size], ahead[size:]
-            placed.append(ColumnPlaces(tuple(run[:height]), tuple(run[height:])))
-    if len(placed) < columns:
+            hard_here = [channel < paired for channel in range(n * outputs, (n + 1) * outputs)]
+            size = height + pair * sum(hard_here)
+            run, row = (row[-size:], row[:-size]) if backwards else (row[:size], row[size:])
+            behind = iter(run[height:])
+            for channel, its_own in enumerate(hard_here):
+                requantiser = tuple(islice(behind, pair * its_own))
+                placed.append(ColumnPlaces(tuple(run[channel * share :][:share]), requantiser))
+            middle = 2 * rank[run[0]] + size
+        left.append(row)
+        backwards = middle > len(rows[0])
+    for row in left:
+        for _ in range(min(columns * outputs - len(placed), len(row) // share)):
+            placed.append(ColumnPlaces(tuple(row[:share])))
+            row = row[share:]
+    if len(placed) < columns * outputs:
         return CORE_ANYWHERE
     return CorePlaces(tuple(placed), tuple(zip(*[iter(names)] * pair, strict=True)))
 
@@ -98,14 +116,16 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
         needed, count = sum(counts[name] for name in names), counts[weights]
         sites = sites[:: max(1, len(sites) // max(1, needed))]
         take(names, sorted(sites[:count], key=order.index) + sites[count:])
-    take(["coefficients"], [beside[name] for lane in die.lanes for name in lane])
+    if config.depthwise:
+        take(["coefficients"], [beside[name] for lane in die.lanes for name in lane])
     counts["features"] = feature_block_rams(config)
     room = len(board.block_ram_row) - counts["features"]
     before = board.block_ram_row[: room if room >= 0 else None]
-    for name in ("depthwise_scale", "window_program", "array_program", "depthwise_bias"):
+    for name in ("depthwise_scale", "depthwise_bias", "array_program", "window_program"):
         used = {site for sites in taken.values() for site in sites}
         left = [[site for site in row if site not in used] for row in (before, *rows[1:])]
-        take([name], next((row for row in left if len(row) >= counts[name]), []))
+        if name in counts:
+            take([name], next((row for row in left if len(row) >= counts[name]), []))
     used = {site for sites in taken.values() for site in sites}
     take(["features"], [site for site in board.block_ram_row if site not in used])
     return replace(die, memories=taken)

@@ -27,6 +27,7 @@ from gen.waits import WAITS, StageCycles
 from hw.config import TAPS, ArrayShape, CoreConfig
 from hw.core import Core
 from hw.jobs import WindowMode
+from hw.memory import DISTRIBUTED_WORDS
 from hw.places import CorePlaces
 from hw.requantise import Requantiser
 
@@ -38,8 +39,8 @@ FAST_ENOUGH_US = 100
 #: Most of its time that the array may wait for the residual adder.
 _RESIDUAL_SHARE = 0.01
 
-#: Patch words between what gathers and the array: one block RAM deep.
-_PATCH_DEPTH = 512
+#: Patch words between what gathers and the array: one block RAM deep, or, where these run short, LUT RAM.
+_PATCH_DEPTHS = 512, DISTRIBUTED_WORDS
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ class Plan:
                 "k": config.array_rows,
                 "n": config.lanes,
                 "macs_per_cycle": macs_per_cycle,
-                "depthwise_lanes": config.lanes,
+                "depthwise_lanes": config.depthwise_lanes,
                 "requantiser_lanes": config.requantisers,
             },
             "packing": config.outputs > 1,
@@ -371,15 +372,18 @@ def _planned(board, table, stages, array):
         if stage.residual is not None:
             row = len(stage.region.columns) * ceil_div(stage.output_shape[2], lanes)
             patch_words = max(patch_words, row + 2 * patches.words)
+    least_depth = 1 << (patch_words - 1).bit_length()
     multiplier_bits = 31 + int(max(0, *(s.shift.max() for s in every)))
     # Requantisers get the multipliers that the array leaves, the depthwise engine's first.
     multipliers = array.columns * array.array_rows
     left = max(0, board.resources["mult"] - multipliers) // Requantiser.hard_multipliers
     left = left if multiplier_bits <= Requantiser.hard_multiplier_bits else 0
-    hard_lanes = min(left, lanes)
+    depthwise = any(stage.front is not None for stage in stages)
+    hard_lanes = min(left, lanes) if depthwise else 0
     hard_columns = tuple(range(min(left - hard_lanes, lanes)))
-    height = array.array_rows // array.outputs
-    die = place_multipliers(board.multiplier_rows, columns=lanes, height=height, lanes=hard_lanes)
+    die = place_multipliers(
+        board.multiplier_rows, columns=array.columns, outputs=array.outputs, height=array.array_rows, lanes=hard_lanes
+    )
     if left and die.columns:
         hard_columns = tuple(n for n, column in enumerate(die.columns) if column.requantiser)
     config = CoreConfig(
@@ -394,13 +398,14 @@ def _planned(board, table, stages, array):
         hard_lanes=hard_lanes,
         hard_columns=hard_columns,
         feature_depth=feature_depth,
-        patch_depth=max(_PATCH_DEPTH, 1 << (patch_words - 1).bit_length()),
+        patch_depth=max(_PATCH_DEPTHS[0], least_depth),
         weight_depths=tuple(weight_depths),
         scale_depth=scales,
         coefficient_depth=max(1, coefficients),
         depthwise_scale_depth=max(1, depthwise_scales),
         window_program_depth=schedule.window_jobs(stages, order),
         array_program_depth=len(order),
+        depthwise=depthwise,
         max_pool=any(stage.maximum for stage in stages),
         gathered_taps=max(taps, int(residuals > 0)),
         packed_channels=tuple(sorted(packed)),
@@ -410,6 +415,9 @@ def _planned(board, table, stages, array):
         residual_window_bits=max((s.residual_scaling.window_bits for s in stages if s.residual_scaling), default=4),
         primitives="ecp5",
     )
+    if not board.simulation_only and estimate(config)["ebr"] > board.resources["ebr"]:
+        small = replace(config, patch_depth=max(_PATCH_DEPTHS[1], least_depth))
+        config = min(config, small, key=lambda one: estimate(one)["ebr"])
     if die.columns:
         die = place_memories(die, board, config)
     cycles, report = schedule.cycles_of(stages, order, config)

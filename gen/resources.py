@@ -68,20 +68,22 @@ def _gather(config):
     return lut, wide + narrow + max(wide, min(narrow, width)) + 9
 
 
-def _filled(memories):
-    """LUT RAM of memories of a few words; selection between the block RAMs of deep ones."""
+def _memories(shapes):
+    """LUT RAM of memories of a few words; selection between the block RAMs of deep ones. By width and depth."""
     lut = ff = 0
-    for memory in memories:
-        blocks = block_depths(memory.depth)
-        if block_rams(1, memory.depth) == 0:
-            lut, ff = lut + (4.3 if memory.depth > 16 else 2) * memory.width, ff + 2 * memory.width
-        lut += memory.width * (len(blocks) - 1)
+    for width, depth in shapes:
+        if block_rams(1, depth) == 0:
+            lut, ff = lut + (4.3 if depth > 16 else 2) * width, ff + 2 * width
+        lut += width * (len(block_depths(depth)) - 1)
     return lut, ff
 
 
 def engines(config: CoreConfig) -> dict[str, tuple[float, float]]:
     """LUT4 and flip-flops of each part of a core and of the board's top around it, by name."""
     lanes, rows, columns = config.lanes, config.array_rows, config.columns
+
+    shapes = [(memory.width, memory.depth) for memory in filled_memories(config).values()]
+    shapes.append((8 * rows, config.patch_depth))
 
     def times(count, part):
         return tuple(count * value for value in part)
@@ -94,16 +96,18 @@ def engines(config: CoreConfig) -> dict[str, tuple[float, float]]:
         "columns": times(columns, _column(config)),
         "array": (285 + 60 * lanes, 465 + 33 * lanes),
         "requantisers": requantisers(config.window_bits, len(config.hard_columns)),
-        "depthwise lanes": times(lanes, (1400, 1260) if config.max_pool else (1095, 1040)),
-        "depthwise requantisers": requantisers(config.depthwise_window_bits, config.hard_lanes),
-        "depthwise engine": (40 + 290 * lanes, 650 + 223 * lanes),
+        "depthwise lanes": times(config.depthwise_lanes, (1400, 1260) if config.max_pool else (1095, 1040)),
+        "depthwise requantisers": times(
+            config.depthwise, requantisers(config.depthwise_window_bits, config.hard_lanes)
+        ),
+        "depthwise engine": times(config.depthwise, (40 + 290 * lanes, 650 + 223 * lanes)),
         "residual adder": _residual(config),
         "features": (225 + 15 * lanes, 130 + 95 * lanes),
         "gather": _gather(config),
         "patch buffer": (30 + 8.1 * rows, 45 + 24.5 * rows),
         "window generator": (810 + 151 * lanes, 1070 + 77 * lanes),
         "host, programs, top": (755 + 15 * lanes, 1376),
-        "small and deep memories": _filled(filled_memories(config).values()),
+        "small and deep memories": _memories(shapes),
     }
 
 

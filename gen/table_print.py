@@ -108,7 +108,7 @@ def _memory(where):
     """Sentences about the feature memory, or why the accelerator cannot run the network."""
     if where.problems:
         return ["the accelerator cannot run it:", *where.problems]
-    sharing = f"one MAC each, for {where.unshared}" if where.unshared else "two MACs each, with --packing on"
+    sharing = f"one MAC each, for {where.unshared}" if where.unshared else "two MACs each, unless with --packing off"
     return [
         f"multipliers: {sharing}",
         f"feature memory: {where.feature_bytes:,} bytes with {where.lanes} lanes, N of --array KxN",

@@ -33,8 +33,8 @@ class Column(wiring.Component):
 
     ``x`` belongs to the ``weight`` address of :attr:`weight_latency` cycles before, ``first`` (of a sum) to the ``x``
     of :meth:`sum_delay` cycles before, ``scale`` (address of bias and multiplier) to the address of
-    :meth:`scale_delay` cycles before. All of these leave for the next column a cycle later. ``o`` follows the last
-    weight's address by :meth:`latency` cycles. No stall, no reset.
+    :meth:`scale_delay` cycles before. All of these leave for the next column ``hop`` cycles later. ``o`` follows the
+    last weight's address by :meth:`latency` cycles. No stall, no reset.
 
     Golden model: ``sim.golden.run_layer`` for ``conv2d`` and ``fully_connected``.
 
@@ -107,7 +107,7 @@ class Column(wiring.Component):
             m.submodules[name] = memory
             m.d.comb += memory.fill.eq(self.fill)
         for name in self._passed:
-            m.d.sync += getattr(self, f"{name}_out").eq(getattr(self, name))
+            m.d.comb += getattr(self, f"{name}_out").eq(delay(m, f"{name}_passed", getattr(self, name), config.hop))
         m.submodules.products = products = self._products
         weights, *parameters = self._memories.values()
         m.d.comb += [weights.r_addr.eq(self.weight), products.weights.eq(weights.r_data), products.x.eq(self.x)]
@@ -307,8 +307,13 @@ class MacArray(wiring.Component):
     @classmethod
     def latency(cls, config) -> int:
         """Cycles from the last issue of an output group to its word at the feature memory."""
-        made = ArrayController.latency + cls._wait + Column.latency(config) + config.columns + Activation.latency
+        made = ArrayController.latency + cls._wait + Column.latency(config) + cls._spread(config) + Activation.latency
         return made + ResidualAdder.latency(config)
+
+    @staticmethod
+    def _spread(config):
+        """Cycles from a result of the first column to the word of all columns'."""
+        return (config.columns - 1) * config.hop + 1
 
     def elaborate(self, platform):
         m = Module()
@@ -321,7 +326,7 @@ class MacArray(wiring.Component):
             self.freed.eq(controller.freed),
             self.patch.eq(controller.patch),
         ]
-        # Columns: everything enters the first one and moves on by a register a column.
+        # Columns: everything enters the first one and moves on from column to column.
         first, previous, wait = columns[0], None, self._wait
         m.d.comb += [
             first.x.eq(self.x),
@@ -329,24 +334,23 @@ class MacArray(wiring.Component):
             first.first.eq(delay(m, "first", controller.first, PatchBuffer.latency + Column.sum_delay(config))),
             first.scale.eq(delay(m, "scale", controller.scale, wait + Column.scale_delay(config))),
         ]
-        fill = self.fill
+        fill = self.fill.as_value()
         m.submodules.activation = activation = Activation(lanes=config.lanes)
         for n, column in enumerate(columns):
             m.submodules[f"column_{n}"] = column
             if previous is not None:
                 for name in ("x", "weight", "first", "scale"):
                     m.d.comb += getattr(column, name).eq(getattr(previous, f"{name}_out"))
-            registered = Signal(FillWord, name=f"fill_{n}", reset_less=True)
-            m.d.sync += registered.eq(fill)
-            m.d.comb += column.fill.eq(registered)
-            fill, previous = registered, column
-            even = delay(m, f"even_{n}", column.o.as_value(), config.columns - n)
+            fill = delay(m, f"fill_{n}", fill, config.hop)
+            m.d.comb += column.fill.eq(fill)
+            previous = column
+            even = delay(m, f"even_{n}", column.o.as_value(), self._spread(config) - n * config.hop)
             m.d.comb += Cat(*(activation.i[n * config.outputs + index] for index in range(config.outputs))).eq(even)
 
         # Destinations wait in a ring for their results, which come in order and are never more than it holds. The read
         # is addressed the cycle before the result is at the activation.
         layout = destination_layout(config)
-        wait += Column.latency(config) + config.columns
+        wait += Column.latency(config) + self._spread(config)
         m.submodules.ring = ring = Memory(shape=layout, depth=1 << wait.bit_length(), init=[])
         write, read = ring.write_port(), ring.read_port()
         due = delay(m, "due", controller.result, wait - 1, reset_less=False)

@@ -15,7 +15,7 @@ TAPS = BANKS = WINDOW * WINDOW
 
 #: Dimensions that are not counts of what there must be at least one of.
 _FREE = (
-    *("primitives", "hard_lanes", "hard_columns", "max_pool", "residual_lanes", "weight_depths"),
+    *("primitives", "hard_lanes", "hard_columns", "depthwise", "max_pool", "residual_lanes", "weight_depths"),
     *("gathered_taps", "packed_channels"),
 )
 
@@ -46,6 +46,11 @@ class ArrayShape:
     def columns(self) -> int:
         """Columns of the array."""
         return self.lanes // self.outputs
+
+    @property
+    def hop(self) -> int:
+        """Cycles from a column to the next, which is the longer the more output channels share it."""
+        return self.outputs
 
     @property
     def residual_beats(self) -> int:
@@ -91,6 +96,8 @@ class CoreConfig(ArrayShape):
         Words of weights in each column. A column that no output channel of the last stages falls to has fewer.
     window_program_depth, array_program_depth : int
         Job words of the two sequencers.
+    depthwise : bool
+        Whether there is a depthwise engine.
     max_pool : bool
         Whether the depthwise engine can also take maxima.
     gathered_taps : int
@@ -119,6 +126,7 @@ class CoreConfig(ArrayShape):
     depthwise_scale_depth: int
     window_program_depth: int
     array_program_depth: int
+    depthwise: bool = True
     max_pool: bool = False
     gathered_taps: int = TAPS
     packed_channels: tuple[int, ...] = ()
@@ -134,8 +142,8 @@ class CoreConfig(ArrayShape):
             raise ValueError(f"residual_lanes must divide {self.lanes} lanes, not {self.residual_lanes}")
         if self.outputs not in (1, 2) or self.lanes % self.outputs:
             raise ValueError(f"outputs must be 1 or 2 and divide {self.lanes} lanes, not {self.outputs}")
-        if not 0 <= self.hard_lanes <= self.lanes:
-            raise ValueError(f"hard_lanes must be in 0..{self.lanes}, not {self.hard_lanes}")
+        if not 0 <= self.hard_lanes <= self.depthwise_lanes:
+            raise ValueError(f"hard_lanes must be in 0..{self.depthwise_lanes}, not {self.hard_lanes}")
         if not set(self.hard_columns) <= set(range(self.lanes)):
             raise ValueError(f"hard_columns must be in 0..{self.lanes - 1}, not {self.hard_columns}")
         if len(self.weight_depths) != self.columns or min(self.weight_depths) < 1:
@@ -155,9 +163,14 @@ class CoreConfig(ArrayShape):
         return self.taps_a_beat if self.gathered_taps == TAPS else self.gathered_taps
 
     @property
+    def depthwise_lanes(self) -> int:
+        """Lanes of the depthwise engine."""
+        return self.lanes if self.depthwise else 0
+
+    @property
     def requantisers(self) -> int:
-        """Requantiser lanes: one for each lane of the depthwise engine and each column of the array."""
-        return 2 * self.lanes
+        """Requantiser lanes: one for each lane of the depthwise engine and each output channel of the array."""
+        return self.depthwise_lanes + self.lanes
 
     @property
     def residual_depth(self) -> int:

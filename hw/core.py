@@ -93,7 +93,8 @@ class Core(wiring.Component):
     @staticmethod
     def drain_cycles(config) -> int:
         """Cycles from the issue of a window until its bytes are in the patch buffer, whichever way they take."""
-        return WindowGenerator.latency + max(DepthwiseEngine.latency(config), Gather.latency) + 3
+        depthwise = DepthwiseEngine.latency(config) if config.depthwise else 0
+        return WindowGenerator.latency + max(depthwise, Gather.latency) + 3
 
     def elaborate(self, platform):
         m = Module()
@@ -114,7 +115,6 @@ class Core(wiring.Component):
             init=[init.get(name, ()) for name in banks],
             places=places.get("features", ()),
         )
-        depthwise = m.submodules.depthwise = DepthwiseEngine(config, select=select, init=init, places=self._places)
         gather = m.submodules.gather = Gather(config)
         window = m.submodules.window = WindowGenerator(config, drain_cycles=self.drain_cycles(config))
         window_program = m.submodules.window_program = Sequencer(**memory("window_program"))
@@ -135,7 +135,11 @@ class Core(wiring.Component):
             m.d.comb += component.start.eq(its_start)
         # Each with a copy of its own, so that no register drives memories all over the die.
         fill = delay(m, "fill", host.fill.as_value(), 2, reset_less=False)
-        filled = (features, depthwise, window_program, array_program, array)
+        filled = [features, window_program, array_program, array]
+        if config.depthwise:
+            depthwise = DepthwiseEngine(config, select=select, init=init, places=self._places)
+            m.submodules.depthwise = depthwise
+            filled.append(depthwise)
         for component, its_fill in zip(filled, copies(m, "fill", fill, len(filled)), strict=True):
             m.d.comb += component.fill.eq(its_fill)
 
@@ -162,12 +166,17 @@ class Core(wiring.Component):
                 ("narrow", mode == WindowMode.NARROW.value), ("whole", window.layer.whole),
             )
         )  # fmt: skip
+        filtered, filtered_valid, filtered_end = Signal(config.word_bits), Signal(), Signal()
+        if config.depthwise:
+            m.d.comb += [
+                depthwise.window.eq(window.window), depthwise.valid.eq(window.valid & ~as_is),
+                depthwise.first.eq(window.control.first), depthwise.last.eq(window.control.last),
+                depthwise.end.eq(window.control.end), depthwise.bounds.eq(window.bounds),
+                depthwise.coefficient.eq(window.coefficient), depthwise.scale.eq(window.scale),
+                *([depthwise.maximum.eq(window.layer.maximum)] if config.max_pool else []),
+                filtered.eq(depthwise.o), filtered_valid.eq(depthwise.o_valid), filtered_end.eq(depthwise.o_end),
+            ]  # fmt: skip
         m.d.comb += [
-            depthwise.window.eq(window.window), depthwise.valid.eq(window.valid & ~as_is),
-            depthwise.first.eq(window.control.first), depthwise.last.eq(window.control.last),
-            depthwise.end.eq(window.control.end), depthwise.bounds.eq(window.bounds),
-            depthwise.coefficient.eq(window.coefficient), depthwise.scale.eq(window.scale),
-            *([depthwise.maximum.eq(window.layer.maximum)] if config.max_pool else []),
             gather.window.eq(window.window), gather.valid.eq(window.valid & as_is),
             gather.control.eq(window.control), gather.narrow.eq(narrow), gather.channels.eq(window.layer.channels),
         ]  # fmt: skip
@@ -176,15 +185,13 @@ class Core(wiring.Component):
             data.StructLayout({"data": 8 * config.array_rows, "several": 1, "full": 1, "end": 1}), reset_less=True
         )
         m.d.sync += [
-            valid.eq(depthwise.o_valid | gather.o_valid & ~residual),
+            valid.eq(filtered_valid | gather.o_valid & ~residual),
             residual_valid.eq(gather.o_valid & residual),
             # Beyond a feature word, nobody looks at what comes with the depthwise engine's.
-            taken.data.eq(
-                Cat(Mux(as_is, gather.o[: config.word_bits], depthwise.o.as_value()), gather.o[config.word_bits :])
-            ),
+            taken.data.eq(Cat(Mux(as_is, gather.o[: config.word_bits], filtered), gather.o[config.word_bits :])),
             taken.several.eq(gather.o_several),
             taken.full.eq(whole),
-            taken.end.eq(Mux(as_is, gather.o_end, depthwise.o_end)),
+            taken.end.eq(Mux(as_is, gather.o_end, filtered_end)),
         ]
         rows_written = Signal(16)
         with m.If(start):
@@ -204,7 +211,7 @@ class Core(wiring.Component):
         m.d.comb += [
             host.finished.eq(finished),
             self.trace_array_valid.eq(array.made_valid), self.trace_array.eq(array.made),
-            self.trace_depthwise_valid.eq(depthwise.o_valid), self.trace_depthwise.eq(depthwise.o),
+            self.trace_depthwise_valid.eq(filtered_valid), self.trace_depthwise.eq(filtered),
             self.trace_residual_valid.eq(array.added), self.trace_residual.eq(array.w_data),
             self.trace_running.eq(running),
         ]  # fmt: skip

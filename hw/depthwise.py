@@ -120,6 +120,8 @@ def _greater(a, b):
 
 def depthwise_memories(config: CoreConfig) -> dict[str, tuple[int, int]]:
     """Width and depth of the engine's memories by name."""
+    if not config.depthwise:
+        return {}
     return {
         "coefficients": (8 * TAPS * config.lanes, config.coefficient_depth),
         "depthwise_bias": (config.bias_bits * config.lanes, config.depthwise_scale_depth),

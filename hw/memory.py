@@ -8,6 +8,7 @@ from hw.delay import delay
 from hw.primitives import BLOCK_RAM_WIDTHS, BlockRam, RegisteredMemory, ram_ports
 
 __all__ = [
+    "DISTRIBUTED_WORDS",
     "SLICE_BITS",
     "FillMemory",
     "FillWord",
@@ -22,7 +23,7 @@ __all__ = [
 SLICE_BITS = 36
 
 #: A memory of at most this many words goes to LUT RAM.
-_DISTRIBUTED_WORDS = 32
+DISTRIBUTED_WORDS = 32
 
 
 class FillWord(data.Struct):
@@ -53,7 +54,7 @@ def block_depths(depth):
     >>> block_depths(2100), block_depths(1300), block_depths(20)
     ([2048, 512], [1024, 512], [20])
     """
-    if depth <= _DISTRIBUTED_WORDS:
+    if depth <= DISTRIBUTED_WORDS:
         return [depth]
     blocks = []
     for size in BLOCK_RAM_WIDTHS:

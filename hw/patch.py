@@ -17,7 +17,7 @@ class PatchBuffer(wiring.Component):
     A write is one feature word, which joins the ones before it until a patch word is full; or (``several``)
     ``taps_a_beat`` of them, where a multiple of so many came before; or (``full``) a whole patch word. ``end`` closes
     the patch: what is left of its last word is not written, and meets weights of 0. ``arrived`` pulses two cycles after
-    a patch is complete; it may be read from the next cycle on. ``r_data`` is word ``r_addr`` of four cycles before.
+    a patch is complete; it may be read from the next cycle on. ``r_data`` is word ``r_addr`` of five cycles before.
     There is no flow control here: the writer reserves room, the reader counts arrivals.
 
     Parameters
@@ -26,7 +26,7 @@ class PatchBuffer(wiring.Component):
     """
 
     #: Cycles from ``r_addr`` to ``r_data``.
-    latency = Ram.latency + 1
+    latency = Ram.latency + 2
 
     def __init__(self, config: CoreConfig):
         self._config = config
@@ -64,7 +64,7 @@ class PatchBuffer(wiring.Component):
         with m.If(self.start):
             m.d.sync += [place.eq(1), address.eq(0)]
         m.d.sync += self.arrived.eq(valid & end)
-        r_addr = delay(m, "r_addr", self.r_addr, 1)  # the array is far away
+        r_addr = delay(m, "r_addr", self.r_addr, 2)  # the array is far away
         words = []
         for n in range(config.words):
             ram = m.submodules[f"ram_{n}"] = Ram(

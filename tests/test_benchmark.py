@@ -132,7 +132,7 @@ def test_options_reach_the_plan(built, monkeypatch, tmp_path):
     write_list(tmp_path, {"network": "one", "task": "x"}, row("two", folding=False, packing=True))
     run(tmp_path, "--board", "ulx3s-12f")
     assert asked == [
-        *(True, ("ulx3s-12f", {"array": None, "packing": False})),
+        *(True, ("ulx3s-12f", {"array": None, "packing": None})),
         *(False, ("ulx3s-12f", {"array": [2, 2], "packing": True})),
     ]
 

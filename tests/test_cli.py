@@ -232,7 +232,7 @@ def test_table_as_json():
     result = run("table", SMALL, "--json")
     report = json.loads(result.stdout)
     table = mobilenet_v1(0.25, 32, classes=4)
-    assert report == described(table) | {"packing": False}
+    assert report == described(table) | {"packing": True}
     assert (report["model"], report["macs"], report["parameters"]) == (table.name, table.macs, table.parameters)
     assert report["largest_activation_bytes"] == 16 * 16 * 16
     assert report["layers"][-1]["on_host"]
@@ -256,7 +256,7 @@ def test_check(fakes, tmp_path):
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
 
 
-@pytest.mark.parametrize("option, packing", [([], False), (["--packing", "on"], True), (["--packing", "off"], False)])
+@pytest.mark.parametrize("option, packing", [([], None), (["--packing", "on"], True), (["--packing", "off"], False)])
 def test_packing_reaches_the_plan(fakes, monkeypatch, tmp_path, option, packing):
     for verb in ("simulate", "build"):
         assert run(verb, SMALL, *option, "-o", tmp_path).exit_code == 0
@@ -274,7 +274,8 @@ def test_packing_as_a_program():
     assert (result.returncode, report["packing"]) == (0, True)
     assert (report["array"]["k"], report["array"]["n"], report["array"]["macs_per_cycle"]) == (16, 16, 256)
     assert 128 <= report["resources"]["mult"]["used"] <= 156
-    result = program("check", "--board", "ulx3s", "--array", "16x16")
+    assert program("check", "--board", "ulx3s", "--array", "16x16").returncode == 0
+    result = program("check", "--board", "ulx3s", "--array", "16x16", "--packing", "off")
     assert result.returncode == 1
     assert "MULT18X18D: needs about 256, 100 more than the 156 there are" in result.stderr
     assert run("check", "--packing", "maybe").exit_code == 2
@@ -284,10 +285,10 @@ def test_table_tells_of_packing():
     def told(*options):
         return re.search(r"^multipliers: (.*?) *$", run("table", SMALL, *options).stdout, re.MULTILINE)[1]
 
-    assert told("--packing", "on") == "two MACs each, with --packing on"
-    assert told() == told("--packing", "off") == "one MAC each, for --packing off"
+    assert told() == told("--packing", "on") == "two MACs each, unless with --packing off"
+    assert told("--packing", "off") == "one MAC each, for --packing off"
     assert told("--packing", "on", "--array", "6x3") == "one MAC each, for N is odd, 3"
-    for options, packing in ((["--packing", "on"], True), ([], False), (["--packing", "on", "--array", "6x3"], False)):
+    for options, packing in (([], True), (["--packing", "off"], False), (["--packing", "on", "--array", "6x3"], False)):
         assert json.loads(run("table", SMALL, "--json", *options).stdout)["packing"] is packing
 
 

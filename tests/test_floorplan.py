@@ -94,6 +94,20 @@ def test_neighbours_are_close(k, n):
     assert (ranks, spans[0][0]) == (list(range(2 * n)), 2 * n)
 
 
+def test_shared_columns_stand_one_below_the_other():
+    """Of four columns of 32, three are rows' right ends, place for place; the fourth is what two rows have left."""
+    rows = ULX3S.multiplier_rows
+    places = place_multipliers(rows, columns=4, outputs=2, height=32, lanes=8)
+    at = {name: (y, x) for y, row in enumerate(rows) for x, (name, _) in enumerate(row)}
+    found = [[at[name] for name in (*channel.multipliers, *channel.requantiser)] for channel in places.columns]
+    for y in range(3):
+        ours = found[2 * y : 2 * y + 2]
+        assert [place for channel in ours for place in channel[:16]] == [(y, x) for x in range(16, 48)]
+        assert [place for channel in ours for place in channel[16:]] == [(y, x) for x in range(48, 52)]
+    assert found[6:] == [[(y, x) for x in range(16)] for y in (1, 2)]
+    assert [at[name] for lane in places.lanes for name in lane] == [(0, x) for x in range(16)]
+
+
 def test_too_many_or_unknown_places_are_left_to_the_placer():
     rows = ULX3S.multiplier_rows
     assert place_multipliers(rows, columns=3, height=53, lanes=0) == CORE_ANYWHERE  # wider than a row
@@ -193,7 +207,8 @@ def test_with_shared_multipliers_the_core_names_its_places():
             assert of_part[f"{part}.requantiser_{channel}"] == list(column.requantiser)
         names = [f"weights_{n}", *(f"{kind}_{c}" for c in (2 * n, 2 * n + 1) for kind in ("bias", "scale"))]
         memories = sum((of_part[f"{part}.{name}"] for name in names), [])
-        multipliers = [name for column in both for name in (*column.multipliers, *column.requantiser)]
+        multipliers = [name for column in both for name in column.multipliers]
+        multipliers += [name for column in both for name in column.requantiser]
         sites = [BESIDE[name] for name in multipliers]
         count = len(of_part[f"{part}.weights_{n}"])
         weights = sites[-count:] if n else sites[:count]

@@ -406,7 +406,7 @@ def test_weights_that_cannot_share(weights, outputs):
     layer = replace(layer, weights=weights.reshape(-1, 1, 1, 4))
     planned = plan(network((2, 2, 4), layer), SIM, array=(4, 4), packing=True)
     assert planned.config.outputs == outputs
-    assert planned.resources["mult"] == 16 // outputs + 2 * 8  # and eight requantisers
+    assert planned.resources["mult"] == 16 // outputs + 2 * 4  # and four requantisers
     # One stage that cannot is enough; without packing nothing shares at all.
     first = convolution("a", "x", (2, 2, 4), channels_in=4)
     table = network((2, 2, 4), first, replace(layer, inputs=("a",)))

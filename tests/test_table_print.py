@@ -101,7 +101,7 @@ def test_places_of_layers():
         "3 host",
     ]
     described = describe(whereabouts(table, lower(table), 4))
-    assert described["packing"] and printed[-2] == "multipliers: two MACs each, with --packing on"
+    assert described["packing"] and printed[-2] == "multipliers: two MACs each, unless with --packing off"
     assert printed[-1] == f"feature memory: {described['feature_bytes']:,} bytes with 4 lanes, N of --array KxN"
     layers = described["layers"]
     assert [layer["rows_kept"] for layer in layers] == [10, 6, None, 0, 5, None, 1, None]
