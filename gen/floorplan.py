@@ -85,14 +85,16 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, he
 def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePlaces:
     """``die`` with places for block RAMs, each memory's side by side, where there is room for the whole of it.
 
-    A column's and the depthwise weights stand beside their multipliers. The features go to the row that has no
-    multipliers, and before them the other memories, which take what is left elsewhere where that row has no more room.
+    A column's and the depthwise weights stand beside their multipliers, and a column's biases and scales as far as
+    there is room. The features go to the row that has no multipliers, and before them the other memories, which take
+    what is left elsewhere where that row has no more room.
     """
     beside = {multiplier: ram for row in board.multiplier_rows for multiplier, ram in row}
     counts = {name: filled_block_rams(memory.width, memory.depth) for name, memory in filled_memories(config).items()}
     rows = [board.block_ram_row, *([ram for _, ram in row] for row in board.multiplier_rows)]
     rank = {site: at for row in rows for at, site in enumerate(row)}.get
     columns_before: Counter[int] = Counter()
+    elsewhere: list[str] = []
     taken: dict[str, tuple[str, ...]] = {}
 
     def take(names, sites):
@@ -103,7 +105,8 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
     for n in range(config.columns):
         channels = range(n * config.outputs, (n + 1) * config.outputs)
         places = [die.columns[channel] for channel in channels]
-        multipliers = [name for place in places for name in (*place.multipliers, *place.requantiser)]
+        multipliers = [name for place in places for name in place.multipliers]
+        multipliers += [name for place in places for name in place.requantiser]
         order = [beside[name] for name in multipliers]
         sites = sorted(order, key=rank)
         # From the left in every other column of a row: what two neighbours leave lies together.
@@ -111,17 +114,19 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
         if columns_before[row] % 2:
             sites.reverse()
         columns_before[row] += 1
-        # Apart, where there is room, and weights in the order of the multipliers that take them.
-        weights, *_ = names = column_memories(config, n)
+        # As far apart as there is room, and weights in the order of the multipliers that take them.
+        weights, *_ = names = list(column_memories(config, n))
+        while sum(counts[name] for name in names) > len(sites):
+            elsewhere.append(names.pop())
         needed, count = sum(counts[name] for name in names), counts[weights]
-        sites = sites[:: max(1, len(sites) // max(1, needed))]
+        sites = [sites[number * len(sites) // needed] for number in range(needed)]
         take(names, sorted(sites[:count], key=order.index) + sites[count:])
     if config.depthwise:
         take(["coefficients"], [beside[name] for lane in die.lanes for name in lane])
     counts["features"] = feature_block_rams(config)
     room = len(board.block_ram_row) - counts["features"]
     before = board.block_ram_row[: room if room >= 0 else None]
-    for name in ("depthwise_scale", "depthwise_bias", "array_program", "window_program"):
+    for name in ("depthwise_scale", "depthwise_bias", "array_program", "window_program", *elsewhere):
         used = {site for sites in taken.values() for site in sites}
         left = [[site for site in row if site not in used] for row in (before, *rows[1:])]
         if name in counts:

@@ -6,7 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.config import BANKS, WINDOW, CoreConfig
-from hw.delay import delay
+from hw.delay import copies, delay
 from hw.dot import DotProduct
 from hw.jobs import array_job
 from hw.loops import Loop
@@ -33,8 +33,8 @@ class Column(wiring.Component):
 
     ``x`` belongs to the ``weight`` address of :attr:`weight_latency` cycles before, ``first`` (of a sum) to the ``x``
     of :meth:`sum_delay` cycles before, ``scale`` (address of bias and multiplier) to the address of
-    :meth:`scale_delay` cycles before. All of these leave for the next column ``hop`` cycles later. ``o`` follows the
-    last weight's address by :meth:`latency` cycles. No stall, no reset.
+    :meth:`scale_delay` cycles before. ``o`` follows the last weight's address by :meth:`latency` cycles. No stall, no
+    reset.
 
     Golden model: ``sim.golden.run_layer`` for ``conv2d`` and ``fully_connected``.
 
@@ -70,17 +70,16 @@ class Column(wiring.Component):
                 primitives=config.primitives, places=columns[index].requantiser if columns else (),
             ) for index, n in enumerate(channels)
         }  # fmt: skip
-        passed = {
-            "x": 8 * config.array_rows,
-            "weight": range(config.weight_depth),
-            "first": 1,
-            "scale": range(config.scale_depth),
-        }
-        members = {"fill": In(FillWord), "o": Out(data.ArrayLayout(signed(ROUNDED_BITS), config.outputs))}
-        for name, shape in passed.items():
-            members |= {name: In(shape), f"{name}_out": Out(shape)}
-        self._passed = tuple(passed)
-        super().__init__(members)
+        super().__init__(
+            {
+                "fill": In(FillWord),
+                "x": In(8 * config.array_rows),
+                "weight": In(range(config.weight_depth)),
+                "first": In(1),
+                "scale": In(range(config.scale_depth)),
+                "o": Out(data.ArrayLayout(signed(ROUNDED_BITS), config.outputs)),
+            }
+        )
 
     #: Cycles from a weight's address to the weight.
     weight_latency = FillMemory.latency
@@ -106,8 +105,6 @@ class Column(wiring.Component):
         for name, memory in self._memories.items():
             m.submodules[name] = memory
             m.d.comb += memory.fill.eq(self.fill)
-        for name in self._passed:
-            m.d.comb += getattr(self, f"{name}_out").eq(delay(m, f"{name}_passed", getattr(self, name), config.hop))
         m.submodules.products = products = self._products
         weights, *parameters = self._memories.values()
         m.d.comb += [weights.r_addr.eq(self.weight), products.weights.eq(weights.r_data), products.x.eq(self.x)]
@@ -340,7 +337,9 @@ class MacArray(wiring.Component):
             m.submodules[f"column_{n}"] = column
             if previous is not None:
                 for name in ("x", "weight", "first", "scale"):
-                    m.d.comb += getattr(column, name).eq(getattr(previous, f"{name}_out"))
+                    # Synthesis would share what a column delays for itself with what is on the way to the next.
+                    (passed,) = copies(m, f"{name}_{n}", getattr(previous, name), 1)
+                    m.d.comb += getattr(column, name).eq(delay(m, f"{name}_{n}", passed, config.hop - 1))
             fill = delay(m, f"fill_{n}", fill, config.hop)
             m.d.comb += column.fill.eq(fill)
             previous = column

@@ -471,9 +471,7 @@ def test_column(lanes, words, outputs):
         "x": at(x_at, [packed(word, 8) for word in x]), "weight": at(0, weight),
         "first": at(x_at + Column.sum_delay(config), first), "scale": at(scale_at, scale),
     }  # fmt: skip
-    seen = drive(dut, ports, ["o", *(f"{name}_out" for name in ports)])
-    for name, values in ports.items():
-        assert seen[f"{name}_out"] == [0] * config.hop + values[: -config.hop]
+    seen = drive(dut, ports, ["o"])
     total, expected = np.zeros(outputs, np.int64), []
     for n in range(count):
         products = contents.weights[channels, weight[n]].astype(np.int64) @ x[n].astype(np.int64)

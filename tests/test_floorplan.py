@@ -146,6 +146,11 @@ def places_by_part(cells):
     return parts
 
 
+def spread(sites, count):
+    """``count`` of ``sites``, as even as can be."""
+    return [sites[number * len(sites) // count] for number in range(count)]
+
+
 def test_the_core_names_its_places():
     """In every module that is placed stands one of its own part's places, and each multiplier has one."""
     planned = plan(lower(resolve(None)), ULX3S, array=(4, 2))
@@ -161,17 +166,18 @@ def test_the_core_names_its_places():
         assert [len(places) for places in memories] == [2, 1, 1]
         # From the left in the first column, from the right in the next, but weights as their multipliers.
         sites = [BESIDE[name] for name in (*column.multipliers, *column.requantiser)]
-        assert sum(memories, []) == ([*sites[4:], sites[3], sites[2]] if n else sites[:4])
+        apart = spread(sites[::-1] if n else sites, 4)
+        assert sum(memories, []) == [*sorted(apart[:2], key=sites.index), *apart[2:]]
     for n, lane in enumerate(die.lanes):
         assert of_part.pop(f"core.depthwise.requantiser_{n}") == list(lane)
     assert of_part.pop("core.depthwise.coefficients") == [BESIDE[name] for lane in die.lanes for name in lane]
-    # In the row without multipliers: two multipliers in 72 bits, a program (the array's has too few words for block
-    # RAM), two biases in 36 bits, then 16 bits of each bank.
+    # In the row without multipliers: two multipliers in 72 bits, two biases in 36 bits, a program (the array's has too
+    # few words for block RAM), then 16 bits of each bank.
     row = list(ULX3S.block_ram_row)
     assert of_part.pop("core.depthwise.scale") == row[:2]
     slices = -(-window_job_bits(planned.config) // 36)
-    assert of_part.pop("core.window_program.memory") == row[2 : 2 + slices]
-    assert of_part.pop("core.depthwise.bias") == [row[2 + slices]]
+    assert of_part.pop("core.depthwise.bias") == [row[2]]
+    assert of_part.pop("core.window_program.memory") == row[3 : 3 + slices]
     for bank in range(9):
         assert of_part.pop(f"core.features.bank_{bank}_0") == [row[3 + slices + bank]]
     assert not of_part
@@ -211,9 +217,8 @@ def test_with_shared_multipliers_the_core_names_its_places():
         multipliers += [name for column in both for name in column.requantiser]
         sites = [BESIDE[name] for name in multipliers]
         count = len(of_part[f"{part}.weights_{n}"])
-        weights = sites[-count:] if n else sites[:count]
-        others = sites[-count - 1 :: -1] if n else sites[count:]
-        assert memories == [*weights, *others[: len(memories) - count]]
+        apart = spread(sites[::-1] if n else sites, len(memories))
+        assert memories == [*sorted(apart[:count], key=sites.index), *apart[count:]]
     assert "core.array.column_2.products" not in of_part
     assert len({place for _, place in cells}) == len(cells)
 
@@ -225,10 +230,7 @@ def test_memories_of_a_column_stand_apart_where_there_is_room():
     for n, column in enumerate(die.columns):
         sites = [BESIDE[name] for name in (*column.multipliers, *column.requantiser)]
         weights, *others = (die.memories[f"{name}_{n}"] for name in ("weights", "bias", "scale"))
-        count = len(weights) + 2
-        step = len(sites) // count
-        assert step > 1
-        apart = (sites[::-1] if n else sites)[::step][:count]
+        apart = spread(sites[::-1] if n else sites, len(weights) + 2)
         assert weights == tuple(sorted(apart[:-2], key=sites.index))
         assert others == [(site,) for site in apart[-2:]]
 
@@ -244,10 +246,13 @@ def test_memories_that_find_no_room_are_left_to_the_placer():
     memories = place_memories(less, replace(ULX3S, block_ram_row=tuple(row)), config).memories
     named = {name for name, places in memories.items() if places}
     assert named == {
-        "weights_1", "bias_1", "scale_1", "coefficients", "depthwise_scale", "window_program", "depthwise_bias"
-    }  # fmt: skip
-    # A program that the rest of the row is too short for goes beside the first row of multipliers; one bias does not.
+        *("weights_0", "bias_0", "scale_0", "weights_1", "bias_1", "scale_1"),
+        *("coefficients", "depthwise_scale", "window_program", "depthwise_bias"),
+    }
+    # A program that the rest of the row is too short for goes beside the first row of multipliers; one bias does not,
+    # nor does the multiplier for which the first column has no room.
     assert memories["depthwise_scale"] == tuple(row[:2]) and memories["depthwise_bias"] == (row[2],)
+    assert memories["scale_0"] == (row[3],)
     assert window_job_bits(config) > 4 * 36
     assert {position(name)[1] for name in memories["window_program"]} == {70}
     used = [name for places in memories.values() for name in places]
