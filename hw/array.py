@@ -108,7 +108,9 @@ class Column(wiring.Component):
         m.submodules.products = products = self._products
         weights, *parameters = self._memories.values()
         m.d.comb += [weights.r_addr.eq(self.weight), products.weights.eq(weights.r_data), products.x.eq(self.x)]
-        at_multiplier = delay(m, "multiplier", self.scale, Requantiser.scale_delay)
+        # Synthesis would share what a column delays for itself with what is on the way to the next.
+        (scale,) = copies(m, "multiplier", self.scale, 1)
+        at_multiplier = delay(m, "multiplier", scale, Requantiser.scale_delay - 1)
         for index, (n, requantiser) in enumerate(self._requantisers.items()):
             m.submodules[f"requantiser_{n}"] = requantiser
             bias, scale = parameters[2 * index : 2 * index + 2]
@@ -337,7 +339,6 @@ class MacArray(wiring.Component):
             m.submodules[f"column_{n}"] = column
             if previous is not None:
                 for name in ("x", "weight", "first", "scale"):
-                    # Synthesis would share what a column delays for itself with what is on the way to the next.
                     (passed,) = copies(m, f"{name}_{n}", getattr(previous, name), 1)
                     m.d.comb += getattr(column, name).eq(delay(m, f"{name}_{n}", passed, config.hop - 1))
             fill = delay(m, f"fill_{n}", fill, config.hop)

@@ -5,6 +5,7 @@ from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.crc.catalog import CRC16_XMODEM
 from amaranth.lib.wiring import In, Out
 
+from hw.delay import delay
 from hw.memory import SLICE_BITS, FillWord
 
 __all__ = ["ACKNOWLEDGE", "REFUSE", "WORD_BYTES", "HostPort", "Operation"]
@@ -70,7 +71,11 @@ class HostPort(wiring.Component):
                 {"count": unsigned(16), "address": unsigned(16), "select": unsigned(16), "operation": unsigned(8)}
             )
         )
-        m.submodules.crc = crc = CRC16_XMODEM(data_width=8).create()
+        m.submodules.checker = checker = CRC16_XMODEM(data_width=8).create()
+        # Bytes get there a cycle later: what the state decides, and what a byte does to the check, is a cycle each.
+        crc = Signal(data.StructLayout({"start": 1, "valid": 1, "data": 8}))
+        checked = data.View(crc.shape(), delay(m, "crc", crc.as_value(), 1))
+        m.d.comb += [getattr(checker, name).eq(checked[name]) for name in ("start", "valid", "data")]
         counter = Signal(range(self._read_cycles + 16))
         word = Signal(8 * WORD_BYTES, reset_less=True)
         more = Signal()  # whether header.count is not 0
@@ -97,11 +102,13 @@ class HostPort(wiring.Component):
                     with m.If(counter >= 2):
                         m.d.sync += header.as_value()[:48].eq(Cat(self.i.payload, header.as_value()[:40]))
                     with m.If(counter == 0):
-                        m.next = "header checked"
+                        m.next = "header received"
+            with m.State("header received"):
+                m.next = "header checked"
             with m.State("header checked"):
                 m.d.comb += crc.start.eq(1)
                 m.d.sync += [counter.eq(WORD_BYTES - 1), cycles.eq(0), more.eq(header.count != 0)]
-                with m.If(~crc.match_detected):
+                with m.If(~checker.match_detected):
                     m.next = "refuse"
                 with m.Else(), m.Switch(header.operation):
                     with m.Case(Operation.WRITE):
@@ -133,10 +140,12 @@ class HostPort(wiring.Component):
                 with m.If(received):
                     m.d.sync += counter.eq(counter - 1)
                     with m.If(counter == 0):
-                        m.next = "written"
+                        m.next = "write received"
+            with m.State("write received"):
+                m.next = "written"
             with m.State("written"):
                 m.next = "refuse"
-                with m.If(crc.match_detected):
+                with m.If(checker.match_detected):
                     m.next = "acknowledge"
 
             with m.State("run"):
@@ -185,7 +194,7 @@ class HostPort(wiring.Component):
                         ]  # fmt: skip
                         m.next = "read"
             with m.State("send check"):
-                check = Cat(crc.crc[8:], crc.crc[:8])
+                check = Cat(checker.crc[8:], checker.crc[:8])
                 m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(check.word_select(~counter[0], 8))]
                 with m.If(sent):
                     m.d.sync += counter.eq(counter - 1)
