@@ -341,8 +341,8 @@ class MacArray(wiring.Component):
                 for name in ("x", "weight", "first", "scale"):
                     (passed,) = copies(m, f"{name}_{n}", getattr(previous, name), 1)
                     m.d.comb += getattr(column, name).eq(delay(m, f"{name}_{n}", passed, config.hop - 1))
-            fill = delay(m, f"fill_{n}", fill, config.hop)
-            m.d.comb += column.fill.eq(fill)
+                fill = delay(m, f"fill_{n}", *copies(m, f"fill_{n}", fill, 1), config.hop - 1)
+            m.d.comb += column.fill.eq(*copies(m, f"fill_column_{n}", fill, 1))
             previous = column
             even = delay(m, f"even_{n}", column.o.as_value(), self._spread(config) - n * config.hop)
             m.d.comb += Cat(*(activation.i[n * config.outputs + index] for index in range(config.outputs))).eq(even)
