@@ -138,7 +138,7 @@ elif "write_verilog" in args[-1]:
 else:
     assert pathlib.Path("core.v").exists() and pathlib.Path("top.v").exists()
     print("3.1. Executing SYNTH pass.")
-    pathlib.Path("top.json").write_text(json.dumps({"modules": {"top": {"cells": {}}}}))
+    pathlib.Path("top.json").write_text(json.dumps({"modules": {"top": {"cells": {}, "ports": {}}}}))
 """
 
 ECPPACK = """
@@ -325,7 +325,7 @@ def test_nets_may_go_round_a_crowd(fake_tools, tmp_path):
     body = f"""
 report = {make_report()!r}
 design = json.loads(pathlib.Path(args[args.index("--json") + 1]).read_text())
-if design["modules"]["top"] != {{"cells": {{}}, "settings": {settings!r}}}:
+if design["modules"]["top"] != {{"cells": {{}}, "ports": {{}}, "settings": {settings!r}}}:
     sys.exit("ERROR: other settings")
 """
     fake_tools("nextpnr-ecp5", nextpnr(body))

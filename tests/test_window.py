@@ -643,5 +643,5 @@ def test_patch_buffer(words, seed):
                             wrong.append((program, read))
 
     simulate(dut, bench)
-    assert PatchBuffer.latency == 4
+    assert PatchBuffer.latency == 5
     assert not wrong and arrivals == [False, False, *closed[:-2]]
