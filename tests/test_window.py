@@ -637,7 +637,7 @@ def test_patch_buffer(words, seed):
                     await cycle(ctx)
                     for read in (written, rng.randrange(8)):
                         ctx.set(dut.r_addr, read)
-                        for _ in range(4):
+                        for _ in range(PatchBuffer.latency):
                             await cycle(ctx)
                         if ctx.get(dut.r_data) != ring[read]:
                             wrong.append((program, read))
