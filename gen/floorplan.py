@@ -114,12 +114,12 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
         if columns_before[row] % 2:
             sites.reverse()
         columns_before[row] += 1
-        # As far apart as there is room, and weights in the order of the multipliers that take them.
+        # Apart, where there is room, and weights in the order of the multipliers that take them.
         weights, *_ = names = list(column_memories(config, n))
         while sum(counts[name] for name in names) > len(sites):
             elsewhere.append(names.pop())
         needed, count = sum(counts[name] for name in names), counts[weights]
-        sites = [sites[number * len(sites) // needed] for number in range(needed)]
+        sites = sites[:: max(1, len(sites) // max(1, needed))]
         take(names, sorted(sites[:count], key=order.index) + sites[count:])
     if config.depthwise:
         take(["coefficients"], [beside[name] for lane in die.lanes for name in lane])
