@@ -1,8 +1,7 @@
 """Resource estimates: what a core of given dimensions takes, before any tool runs.
 
 The numbers in here were read off netlists that Yosys made (docs/resources.md): each engine's cells by the names of
-their instances. LUT4 stand for nextpnr's COMB cells: LUT4s, two for a carry cell, four more for the ends of a carry
-chain, six for a 16 x 4 LUT RAM.
+their instances. LUT4 stand for nextpnr's COMB cells: LUT4s, two for a carry cell, six for a 16 x 4 LUT RAM.
 """
 
 from hw.array import destination_layout
@@ -27,15 +26,15 @@ EXPECTED_UNPLACED_HZ = 80_000_000
 def _requantiser(window_bits, hard):
     """A row of gated adders, and its share of the tree, for every two bits that no hardware multiplier takes."""
     if not hard:
-        return 100 + 45 * window_bits, 120 + 40 * window_bits
+        return 100 + 39 * window_bits, 87 + 40 * window_bits
     rows = max(0, window_bits - Requantiser.hard_window_bits) // 2
-    return 255 + 138 * rows, (275 if rows else 195) + 98 * rows
+    return 240 + 100 * rows, (300 if rows else 180) + 65 * rows
 
 
 def _dot_product(config):
     """A column's multipliers, which are hardware, and its trees; two channels besides tell their carries apart."""
     rows = config.array_rows
-    return (103 * rows, 81 * rows) if config.outputs == 2 else (22 * (rows - 1), 18 * (rows - 1))
+    return (72 * rows, 76 * rows) if config.outputs == 2 else (17 * (rows - 1), 18 * (rows - 1))
 
 
 def _column(config):
@@ -43,7 +42,7 @@ def _column(config):
     lut, ff = _dot_product(config)
     channel = config.accumulator_bits + config.bias_bits + 36 + 5.5 * (config.columns + 1)
     passed = 8 * config.array_rows * (1 + config.outputs) + 153
-    return lut + 80 * config.outputs, ff + passed + channel * config.outputs
+    return lut + (45 if config.outputs == 2 else 24) * config.outputs, ff + passed + channel * config.outputs
 
 
 def _residual(config):
@@ -94,19 +93,19 @@ def engines(config: CoreConfig) -> dict[str, tuple[float, float]]:
 
     return {
         "columns": times(columns, _column(config)),
-        "array": (285 + 60 * lanes, 465 + 33 * lanes),
+        "array": (390 + 88 * lanes, 640 + 10 * lanes),
         "requantisers": requantisers(config.window_bits, len(config.hard_columns)),
-        "depthwise lanes": times(config.depthwise_lanes, (1400, 1260) if config.max_pool else (1095, 1040)),
+        "depthwise lanes": times(config.depthwise_lanes, (1216, 1262) if config.max_pool else (930, 1050)),
         "depthwise requantisers": times(
             config.depthwise, requantisers(config.depthwise_window_bits, config.hard_lanes)
         ),
-        "depthwise engine": times(config.depthwise, (40 + 290 * lanes, 650 + 223 * lanes)),
+        "depthwise engine": times(config.depthwise, (100 + 268 * lanes, 845 + 208 * lanes)),
         "residual adder": _residual(config),
-        "features": (225 + 15 * lanes, 130 + 95 * lanes),
+        "features": (160 + 19 * lanes, 100 + 103 * lanes),
         "gather": _gather(config),
         "patch buffer": (30 + 8.1 * rows, 45 + 24.5 * rows),
-        "window generator": (810 + 151 * lanes, 1070 + 77 * lanes),
-        "host, programs, top": (755 + 15 * lanes, 1376),
+        "window generator": (715 + 157 * lanes, 1090 + 84 * lanes),
+        "host, programs, top": (635 + 18 * lanes, 1340 + 7 * lanes),
         "small and deep memories": _memories(shapes),
     }
 

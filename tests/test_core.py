@@ -76,6 +76,25 @@ def test_convolutions(words, beats):
     assert [one.mode for one in patches] == [WindowMode.NARROW, WindowMode.WIDE, WindowMode.WIDE]
     assert [one.beats for one in patches[1:]] == [beats, beats]
     assert (patches[0].whole, patches[0].step) == (False, 1)
+    assert not planned.config.depthwise
+    assert_words_and_cycles(planned)
+
+
+def test_patches_in_lut_ram():
+    """Where one block RAM is missing, the patch buffer does without any."""
+    table = network(
+        (6, 5, 2),
+        convolution("c", "x", (6, 5, 4), channels_in=2, kernel=(3, 3), padding=SIDES),
+        depthwise("d", "c", (6, 5, 4), padding=SIDES),
+        convolution("p", "d", (6, 5, 16), channels_in=4),
+        convolution("q", "p", (6, 5, 8), channels_in=16),
+    )
+    board = boards.get("ulx3s")
+    deep = plan(table, board, array=(4, 4))
+    resources = dict(board.resources) | {"ebr": deep.resources["ebr"] - 1}
+    planned = plan(table, replace(board, resources=resources), array=(4, 4))
+    assert (deep.config.patch_depth, planned.config.patch_depth) == (512, 32)
+    assert planned.resources["ebr"] < deep.resources["ebr"] and planned.resources["lut"] > deep.resources["lut"]
     assert_words_and_cycles(planned)
 
 

@@ -186,6 +186,7 @@ def test_config_figures():
         (lambda: small_config(lanes=0), "lanes must be positive, not 0"),
         (lambda: small_config(array_program_depth=-1), "array_program_depth must be positive, not -1"),
         (lambda: small_config(patch_depth=24), "patch_depth must be a power of two, not 24"),
+        (lambda: small_config(depthwise=False, hard_lanes=1), "hard_lanes must be in 0..0, not 1"),
         (lambda: small_config(gathered_taps=2), "gathered_taps must be 0, 1 or 9, not 2"),
         (lambda: small_config(packed_channels=(1, 3)), "packed_channels must be in 1..2, not (1, 3)"),
         (lambda: small_config(primitives="gowin"), "primitives must be one of portable, ecp5, not 'gowin'"),

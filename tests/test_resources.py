@@ -79,6 +79,9 @@ def test_what_costs_more(digits):
     ):  # fmt: skip
         more = estimate(replace(config, **changes))
         assert more["lut"] > least["lut"] and more["ff"] > least["ff"], changes
+    without = estimate(replace(config, depthwise=False, hard_lanes=0))
+    assert without["lut"] < least["lut"] - 4000 and without["ff"] < least["ff"] - 4000
+    assert without["mult"] == least["mult"] - 8 and without["ebr"] < least["ebr"]
     one, four = (estimate(replace(config, residual_lanes=lanes)) for lanes in (1, 4))
     assert four["lut"] - least["lut"] > 2 * (one["lut"] - least["lut"])
     assert one["ebr"] > least["ebr"]
