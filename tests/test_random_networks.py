@@ -45,7 +45,7 @@ ROOM = {
     "accumulator_bits": 32, "depthwise_accumulator_bits": 28, "bias_bits": 33, "window_bits": 32,
     "depthwise_window_bits": 32, "multiplier_bits": 33, "feature_depth": 1024, "patch_depth": 2048,
     "scale_depth": 256, "coefficient_depth": 1024, "depthwise_scale_depth": 256,
-    "window_program_depth": 1024, "array_program_depth": 512, "max_pool": True, "gathered_taps": 9,
+    "window_program_depth": 1024, "array_program_depth": 512, "depthwise": True, "max_pool": True, "gathered_taps": 9,
     "residual_scale_depth": 16, "residual_window_bits": 32,
 }  # fmt: skip
 
