@@ -90,7 +90,7 @@ class Benchmark:
         folder = folder.with_name(folder.name + entry.options)
         if not self.again and (report := kept_report(planned, folder)):
             print(f"kept: {folder} holds this build", file=sys.stderr)
-            return report | {"kept": True}
+            return report | {"resources_estimated": planned.resources, "kept": True}
         report = build(planned, directory=folder)
         seconds = steps.seconds | report["seconds"]
         report |= {"seconds": seconds, "jobs": self.jobs, "processors": len(os.sched_getaffinity(0))}
