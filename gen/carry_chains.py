@@ -46,12 +46,17 @@ def _plain(cell):
     return cell["parameters"]["INJECT1_0"] == cell["parameters"]["INJECT1_1"] == "NO"
 
 
+def _without_operands(lookup):
+    """Half a cell whose inputs are all 1 and whose sum nobody reads."""
+    return {**dict.fromkeys(_INPUTS, "1"), "S": "x", "INIT": f"{lookup:016b}"}
+
+
 def _shift(cells, names, users):
     """Move a chain's bits on by half a cell, behind one that makes the constant which the chain began with."""
     chain = [cells[name] for name in names]
     begin = chain[0]["connections"]["CIN"][0]
     # A carry is the LUT's lowest four entries where the LUT gives 0; an input of 1 chooses among the highest four.
-    halves = [{**dict.fromkeys(_INPUTS, "1"), "S": "x", "INIT": f"{0xF if begin == '1' else 0:016b}"}]
+    halves = [_without_operands(0xF if begin == "1" else 0)]
     for cell in chain:
         for half in "01":
             bits = {name: cell["connections"].get(name + half, ["x"])[0] for name in (*_INPUTS, "S")}
@@ -59,7 +64,7 @@ def _shift(cells, names, users):
     if not users[halves[-1]["S"]]:
         halves.pop()
     if len(halves) % 2:
-        halves.append({**dict.fromkeys(_INPUTS, "1"), "S": "x", "INIT": f"{0:016b}"})
+        halves.append(_without_operands(0))
     if len(halves) > 2 * len(chain):
         last = names[-1] + "_last"
         cells[last] = {
