@@ -77,7 +77,8 @@ class Patches:
 
     ``tiles`` windows down and across cover the kernel, ``step`` columns apart; each is held for ``beats`` cycles, and
     each of these gives feature words, one or a few, or (``whole``) a patch word; a patch takes ``words`` patch words,
-    and a sum over it ``sum_words`` cycles; ``cycles`` is what the window generator spends on a pixel.
+    and a sum over it ``sum_words`` cycles; ``cycles`` is what the window generator spends on a pixel. Neighbouring
+    ``pixels`` of a row share a patch, each of whose words they divide between them.
     """
 
     mode: WindowMode
@@ -88,11 +89,19 @@ class Patches:
     groups: int
     words: int
     least: int
+    pixels: int = 1
 
     @property
     def sum_words(self) -> int:
         """Words of a sum: the patch's, and as many more as keep results apart."""
         return max(self.words, self.least)
+
+    @property
+    def feature_words(self) -> int:
+        """Feature words of a pixel, where it is these that windows give."""
+        if self.mode == WindowMode.DEPTHWISE:
+            return self.groups
+        return self.groups * prod(self.tiles) * (TAPS if self.beats > 1 else 1)
 
     @property
     def cycles(self) -> int:
@@ -110,7 +119,24 @@ def _tiles(kernel):
 
 
 def patches_of(stage: Stage, array: ArrayShape) -> Patches:
-    """Mode and counts of ``stage`` on such an array."""
+    """Mode and counts of ``stage`` on such an array.
+
+    Pixels share patches where that saves words. Results to add cannot come two at a time.
+    """
+    patches = _patches_of_one(stage, array)
+    if array.pixels == 1 or patches.whole or stage.residual is not None:
+        return patches
+    # What comes in one beat must not be divided.
+    half = array.words // array.pixels
+    if patches.beats > 1 and half % array.taps_a_beat:
+        return patches
+    shared = replace(patches, pixels=array.pixels, words=ceil_div(patches.feature_words, half))
+    width = len(stage.region.columns)
+    return shared if ceil_div(width, shared.pixels) * shared.words < width * patches.words else patches
+
+
+def _patches_of_one(stage, array):
+    """Mode and counts of ``stage`` where each pixel has its own patch."""
     channels = stage.source_shape[2]
     lanes, words = array.lanes, array.words
     groups = ceil_div(channels, lanes)
@@ -260,9 +286,12 @@ def weight_words(stage: Stage, array: ArrayShape) -> np.ndarray:
     else:
         tiled = _tiled(stage.weights, patches.tiles)  # out, down, 3, across, 3, C
         padded = _lane_padded(tiled, lanes).transpose(0, 5, 1, 3, 2, 4, 6)  # out, groups, down, across, 3, 3, lanes
-    flat = np.zeros((ceil_div(count, lanes) * lanes, patches.sum_words * width), np.int8)
+    # Pixels that share a patch word each have all weights in their part of it.
+    part = width // patches.pixels
+    flat = np.zeros((ceil_div(count, lanes) * lanes, patches.sum_words * part), np.int8)
     padded = padded.reshape(count, -1)
     flat[:count, : padded.shape[1]] = padded
+    flat = np.tile(flat.reshape(-1, patches.sum_words, 1, part), (1, 1, patches.pixels, 1))
     return flat.reshape(-1, lanes, patches.sum_words, width).transpose(1, 0, 2, 3).reshape(lanes, -1, width)
 
 

@@ -27,7 +27,7 @@ from gen.waits import WAITS, StageCycles
 from hw.config import TAPS, ArrayShape, CoreConfig
 from hw.core import Core
 from hw.jobs import WindowMode
-from hw.memory import DISTRIBUTED_WORDS
+from hw.memory import DISTRIBUTED_WORDS, filled_block_rams
 from hw.places import CorePlaces
 from hw.requantise import Requantiser
 
@@ -53,6 +53,8 @@ class Candidate:
         Inputs and outputs.
     packing : bool
         Whether two MACs share a multiplier.
+    pixels : int
+        How many it can make at a time.
     cycles : int
         Exact cycles of an inference.
     latency_us : float
@@ -70,6 +72,7 @@ class Candidate:
     k: int
     n: int
     packing: bool
+    pixels: int
     cycles: int
     latency_us: float
     resources: dict[str, int]
@@ -217,6 +220,7 @@ class Plan:
                 "requantiser_lanes": config.requantisers,
             },
             "packing": config.outputs > 1,
+            "pixels": config.pixels,
             "cycles": self.cycles,
             "clock_mhz": clock,
             "latency_us": self.latency_us,
@@ -242,7 +246,8 @@ def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: 
     """Choose the array (or take ``array`` = (K, N)) for ``table`` on ``board``, and schedule it.
 
     With ``packing`` two output channels share each multiplier wherever N is even and the weights allow it, without it
-    none do; for None, arrays of either kind are looked at. Of the arrays that fit it takes the smallest that is fast
+    none do; for None, arrays of either kind are looked at. So are arrays that make one pixel at a time, and those that
+    also make two, which takes more requantisers. Of the arrays that fit it takes the smallest that is fast
     enough (:data:`FAST_ENOUGH_US`). Where none is, the fastest; and of those within 3 % of that, the smallest.
 
     Raises
@@ -292,7 +297,7 @@ def _candidate(planned, chosen):
     """What to tell of a plan that was looked at."""
     config = planned.config
     return Candidate(
-        config.array_rows, config.lanes, config.outputs > 1, planned.cycles, planned.latency_us, planned.resources,
+        config.array_rows, config.lanes, config.outputs > 1, config.pixels, planned.cycles, planned.latency_us, planned.resources,
         planned.binding, planned.fits, chosen,
     )  # fmt: skip
 
@@ -304,10 +309,14 @@ def _choices(tables, lanes, words, packing):
     """
     residual_lanes = _residual_lanes(tables[0][1], lanes, words)
     shape = ArrayShape(lanes=lanes, words=words, residual_lanes=residual_lanes)
-    able = [choice for choice in tables if obstacle(choice[1], shape) is None]
-    apart = [] if packing and able else [(*tables[0], shape)]
-    shared = [] if packing is False else [(*choice, replace(shape, outputs=2)) for choice in able[:1]]
-    return apart + shared
+    pairs = replace(shape, pixels=2)
+    gains = words % 2 == 0 and any(patches_of(stage, pairs).pixels > 1 for stage in tables[0][1])
+    choices = []
+    for shape in (shape, pairs)[: 1 + gains]:
+        able = [choice for choice in tables if obstacle(choice[1], shape) is None]
+        choices += [] if packing and able else [(*tables[0], shape)]
+        choices += [] if packing is False else [(*choice, replace(shape, outputs=2)) for choice in able[:1]]
+    return choices
 
 
 def _array(candidate):
@@ -336,9 +345,7 @@ def _planned(board, table, stages, array):
     """The plan with an array of this shape."""
     lanes = array.lanes
     results = results_of(table)
-    kept = kept_rows(stages, results)
-    order = order_of(stages, kept)
-    places, feature_depth = place(stages, array, order, kept, results)
+    order, places, feature_depth = _laid_out(stages, array, results)
     lifetimes.check(stages, order, places, results)
     addresses, weight_depths = [], [1] * array.columns
     coefficients = depthwise_scales = weights = scales = residuals = 0
@@ -411,6 +418,7 @@ def _planned(board, table, stages, array):
         packed_channels=tuple(sorted(packed)),
         residual_lanes=array.residual_lanes,
         outputs=array.outputs,
+        pixels=array.pixels,
         residual_scale_depth=1 + residuals,
         residual_window_bits=max((s.residual_scaling.window_bits for s in stages if s.residual_scaling), default=4),
         primitives="ecp5",
@@ -422,6 +430,26 @@ def _planned(board, table, stages, array):
         die = place_memories(die, board, config)
     cycles, report = schedule.cycles_of(stages, order, config)
     return Plan(table, board, stages, order, config, places, addresses, cycles, report, estimate(config), die)
+
+
+def _laid_out(stages, array, results):
+    """Order of all rows, places of all tensors, and words of a bank, with as few rings as take no more block RAMs.
+
+    A ring saves memory, but its two stages take turns row by row, and every turn waits for the pipeline to drain.
+    """
+
+    def laid_out(kept):
+        order = order_of(stages, kept)
+        places, depth = place(stages, array, order, kept, results)
+        return filled_block_rams(8 * array.lanes, depth), order, places, depth
+
+    kept = kept_rows(stages, results)
+    best = laid_out(kept)
+    for dropped in (tuple(kept), *((name,) for name in kept)):
+        fewer = {name: rows for name, rows in kept.items() if name not in dropped}
+        if len(fewer) < len(kept) and (other := laid_out(fewer))[0] <= best[0]:
+            kept, best = fewer, other
+    return best[1:]
 
 
 def _residual_lanes(stages, lanes, words):

@@ -19,6 +19,7 @@ def render(plan) -> Group:
     return Group(
         f"{plan.table.name} on {plan.board.name} ({plan.board.device}): array {config.array_rows}x{config.lanes}, "
         f"{('one MAC', 'two MACs')[config.outputs - 1]} a multiplier, "
+        f"{('one pixel', 'up to two pixels')[config.pixels - 1]} at a time, "
         f"{config.depthwise_lanes} depthwise lanes, {config.requantisers} requantisers",
         *([f"multipliers cannot be shared: {why}"] if why else []),
         *([_candidates(plan)] if len(plan.candidates) > 1 else []),
@@ -32,12 +33,13 @@ def render(plan) -> Group:
 
 def _candidates(plan):
     """A row for each array that was looked at, the fastest first."""
-    rows = _grid("array", "MACs a multiplier", "cycles", "about us", "LUT4", "multipliers", "binds", "share", "")
+    rows = _grid("array", "MACs a multiplier", "pixels", "cycles", "about us", "LUT4", "multipliers", "binds", "share", "")
     for candidate in sorted(plan.candidates, key=lambda candidate: candidate.cycles):
         used, available = candidate.resources[candidate.binding], plan.board.resources[candidate.binding]
         rows.add_row(
             f"{candidate.k}x{candidate.n}",
             str(1 + candidate.packing),
+            str(candidate.pixels),
             f"{candidate.cycles:,}",
             f"{candidate.latency_us:,.1f}",
             f"{candidate.resources['lut']:,}",
@@ -55,9 +57,11 @@ def _stages(plan):
     waits = [cause for cause in WAITS if any(cycles.waits.get(cause) for cycles in plan.stage_cycles)]
     rows = _grid("stage", "patches", "output", "begins", "cycles", "array busy", *waits)
     for stage, cycles in zip(plan.stages, plan.stage_cycles, strict=True):
+        patches = patches_of(stage, plan.config)
+        pixels = "" if patches.pixels == 1 else f" / {patches.pixels}"
         rows.add_row(
             stage.name,
-            f"{patches_of(stage, plan.config).words} x {plan.config.array_rows}",
+            f"{patches.words} x {plan.config.array_rows}{pixels}",
             "x".join(map(str, stage.output_shape)),
             str(cycles.begin),
             str(cycles.cycles),

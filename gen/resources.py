@@ -87,17 +87,17 @@ def engines(config: CoreConfig) -> dict[str, tuple[float, float]]:
     def times(count, part):
         return tuple(count * value for value in part)
 
-    def requantisers(window_bits, hard):
-        both = times(hard, _requantiser(window_bits, True)), times(lanes - hard, _requantiser(window_bits, False))
+    def requantisers(window_bits, count, hard):
+        both = times(hard, _requantiser(window_bits, True)), times(count - hard, _requantiser(window_bits, False))
         return tuple(map(sum, zip(*both, strict=True)))
 
     return {
         "columns": times(columns, _column(config)),
         "array": (390 + 88 * lanes, 640 + 10 * lanes),
-        "requantisers": requantisers(config.window_bits, len(config.hard_columns)),
+        "requantisers": requantisers(config.window_bits, config.lanes * config.pixels, len(config.hard_columns)),
         "depthwise lanes": times(config.depthwise_lanes, (1216, 1262) if config.max_pool else (930, 1050)),
         "depthwise requantisers": times(
-            config.depthwise, requantisers(config.depthwise_window_bits, config.hard_lanes)
+            config.depthwise, requantisers(config.depthwise_window_bits, lanes, config.hard_lanes)
         ),
         "depthwise engine": times(config.depthwise, (100 + 268 * lanes, 845 + 208 * lanes)),
         "residual adder": _residual(config),

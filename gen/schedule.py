@@ -125,6 +125,7 @@ def _layer(stage, place, address, config):
         scales=address.depthwise_scales,
         bounds=_bounds(stage.window_scaling),
         **({"maximum": stage.maximum} if config.max_pool else {}),
+        **({"paired": patches.pixels > 1} if config.pixels > 1 else {}),
     )
 
 
@@ -187,9 +188,9 @@ def array_program(
     for number, (at, y) in enumerate(order):
         stage, address = stages[at], addresses[at]
         patches, place = patches_of(stage, config), places[stage.output]
-        left = stage.region.left
+        left, width = stage.region.left, len(stage.region.columns)
         fields = {
-            "pixels": len(stage.region.columns) - 1,
+            "pixels": ceil_div(width, patches.pixels) - 1,
             "words": patches.sum_words - 1,
             "freed": _credits(stage, patches, config) - 1,
             "groups": place.groups - 1,
@@ -202,6 +203,8 @@ def array_program(
             "last": number == len(order) - 1,
             "bounds": _bounds(stage.scaling),
         }
+        if config.pixels > 1:
+            fields |= {"paired": patches.pixels > 1, "odd": width % patches.pixels}
         if config.residual_lanes:
             fields |= {"residual": address.residual, "idle": patches.sum_words - patches.words}
         words.append(_encode(array_job(config), fields))
@@ -209,7 +212,7 @@ def array_program(
 
 
 def _credits(stage, patches, config):
-    """Words that a pixel takes in the patch buffer, and beside it in the residual buffer."""
+    """Words that a patch takes in the patch buffer, and beside it in the residual buffer."""
     return patches.words + (ceil_div(stage.output_shape[2], config.lanes) if stage.residual is not None else 0)
 
 
@@ -252,8 +255,8 @@ class _Credits:
 def cycles_of(stages: list[Stage], order: list[Row], config: CoreConfig) -> tuple[int, list[StageCycles]]:
     """Exact cycles of an inference, and of each stage, from the engines' rules.
 
-    Follows every pixel through window generator and array: a pixel's windows begin when the one before is through,
-    its row's job is there, and its patch has room; its sums begin when its patch is complete.
+    Follows every patch through window generator and array: its windows begin when the one before is through, its row's
+    job is there, and it has room; its sums begin when it is complete.
 
     Raises
     ------
@@ -303,15 +306,17 @@ def cycles_of(stages: list[Stage], order: list[Row], config: CoreConfig) -> tupl
             issue, taken=taken, written=written[source], to_patch=to_patch, changed=at != before,
             residual=residual_words,
         )  # fmt: skip
-        for _ in stage.region.columns:
+        width = len(stage.region.columns)
+        for column in range(0, width, patches.pixels):
+            windows = min(patches.pixels, width - column) * patches.cycles
             issued = credits.take(patches.words, issue)
-            window_last = issued + patches.cycles - 1
+            window_last = issued + windows - 1
             sums = max(array_next, window_last + to_patch)
             begin.setdefault(at, sums)
             if sums == array_next:  # the patch is there; at most a job was not
                 ledger.wait(at, sums - array_free - 1, (), "jobs")
             else:
-                late = (engine, patches.cycles), ("memory", issued - issue), *causes
+                late = (engine, windows), ("memory", issued - issue), *causes
                 ledger.wait(at, sums - array_free - 1, late, rest)
             causes, rest = (), "fill"
             array_free = sums + sum_cycles - 1
@@ -320,8 +325,9 @@ def cycles_of(stages: list[Stage], order: list[Row], config: CoreConfig) -> tupl
         window_free, before = window_last + 1, at
         written.append(array_free + write + 1)
         end[at] = array_free
-        ledger.sum(at, useful * len(stage.region.columns))
-        ledger.wait(at, (sum_cycles - useful) * len(stage.region.columns), (), "adder")
+        count = ceil_div(width, patches.pixels)
+        ledger.sum(at, useful * count)
+        ledger.wait(at, (sum_cycles - useful) * count, (), "adder")
     ledger.wait(at, write + 1, (), "requantiser")
     report = [ledger.stage(n, stage.name, begin[n], end[n]) for n, stage in enumerate(stages)]
     return array_free + write + 2, report

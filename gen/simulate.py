@@ -12,7 +12,7 @@ import numpy as np
 from gen import tools
 from gen.contents import feature_contents, words_to_bytes
 from gen.errors import GenError
-from gen.layout import ceil_div, tensor_from_words
+from gen.layout import ceil_div, patches_of, tensor_from_words
 from gen.plan import Plan
 from gen.stages import MOVED, results_of, sources_of
 from gen.steps import Steps
@@ -247,7 +247,8 @@ def _compare(plan, expected, played, read):
                 if layer is not None:
                     shape = _shape(values[layer.name])
                     tensor = made.setdefault(layer.name, np.zeros(shape, np.int8))
-                    row = words.reshape(len(stage.region.columns), -1)[:, : shape[2]]
+                    pixels = patches_of(stage, plan.config).pixels if engine == "array" else 1
+                    row = _by_pixel(words, len(stage.region.columns), pixels)[:, : shape[2]]
                     tensor[y, stage.region.left : stage.region.right] = row
         for layer in table.layers:
             if layer.name in made:
@@ -261,6 +262,14 @@ def _compare(plan, expected, played, read):
         if position[engine] != len(played[engine]):
             return f"{table.name}: the {engine} made {len(played[engine])} words in all, not {position[engine]}"
     return None
+
+
+def _by_pixel(words, width, at_once):
+    """Values (width, channels) of a row from the words of an engine that makes so many pixels' at a time."""
+    groups, lanes = len(words) // width, words.shape[1]
+    paired = width - width % at_once
+    together = words[: paired * groups].reshape(-1, groups, at_once, lanes).swapaxes(1, 2)
+    return np.concatenate([together.reshape(-1, lanes), words[paired * groups :]]).reshape(width, -1)
 
 
 def _compare_outputs(table, inputs, outputs):

@@ -29,10 +29,13 @@ def column_memories(config: CoreConfig, number: int) -> dict[str, tuple[int, int
 
 
 class Column(wiring.Component):
-    """One column: K multipliers, their trees, and for each of its output channels an accumulator and a requantiser.
+    """One column: K multipliers, their trees, and an accumulator and a requantiser for each of its output channels.
+
+    With ``config.pixels`` 2, there are two of these, and ``o`` has results of two pixels: for the second they are of the
+    second half of ``x`` and its weights, for the first of the other half, or of all where ``joined`` is set.
 
     ``x`` belongs to the ``weight`` address of :attr:`weight_latency` cycles before, ``first`` (of a sum) to the ``x``
-    of :meth:`sum_delay` cycles before, ``scale`` (address of bias and multiplier) to the address of
+    of :meth:`sum_delay` cycles before, ``joined`` to that of one less, ``scale`` (address of bias and multiplier) to the address of
     :meth:`scale_delay` cycles before. ``o`` follows the last weight's address by :meth:`latency` cycles. No stall, no
     reset.
 
@@ -60,15 +63,16 @@ class Column(wiring.Component):
             ) for name, (width, depth) in column_memories(config, number).items()
         }  # fmt: skip
         self._products = DotProduct(
-            rows=config.array_rows, outputs=config.outputs, primitives=config.primitives,
+            rows=config.array_rows, outputs=config.outputs, pixels=config.pixels, primitives=config.primitives,
             places=[name for column in columns for name in column.multipliers],
         )  # fmt: skip
+        self._channels = channels
         self._requantisers = {
-            n: Requantiser(
+            (pixel, n): Requantiser(
                 accumulator_bits=config.accumulator_bits, bias_bits=config.bias_bits, window_bits=config.window_bits,
-                multiplier_bits=config.multiplier_bits, hard=n in config.hard_columns,
-                primitives=config.primitives, places=columns[index].requantiser if columns else (),
-            ) for index, n in enumerate(channels)
+                multiplier_bits=config.multiplier_bits, hard=pixel == 0 and n in config.hard_columns,
+                primitives=config.primitives, places=columns[index].requantiser if columns and pixel == 0 else (),
+            ) for pixel in range(config.pixels) for index, n in enumerate(channels)
         }  # fmt: skip
         super().__init__(
             {
@@ -76,8 +80,9 @@ class Column(wiring.Component):
                 "x": In(8 * config.array_rows),
                 "weight": In(range(config.weight_depth)),
                 "first": In(1),
+                **({"joined": In(1)} if config.pixels > 1 else {}),
                 "scale": In(range(config.scale_depth)),
-                "o": Out(data.ArrayLayout(signed(ROUNDED_BITS), config.outputs)),
+                "o": Out(data.ArrayLayout(data.ArrayLayout(signed(ROUNDED_BITS), config.outputs), config.pixels)),
             }
         )
 
@@ -87,7 +92,7 @@ class Column(wiring.Component):
     @staticmethod
     def sum_delay(config) -> int:
         """Cycles from ``x`` to its sum: multipliers and trees."""
-        return DotProduct.latency(config.array_rows, config.outputs)
+        return DotProduct.latency(config.array_rows, config.outputs, config.pixels)
 
     @classmethod
     def scale_delay(cls, config) -> int:
@@ -108,33 +113,38 @@ class Column(wiring.Component):
         m.submodules.products = products = self._products
         weights, *parameters = self._memories.values()
         m.d.comb += [weights.r_addr.eq(self.weight), products.weights.eq(weights.r_data), products.x.eq(self.x)]
+        if config.pixels > 1:
+            m.d.comb += products.joined.eq(self.joined)
         # Synthesis would share what a column delays for itself with what is on the way to the next.
         (scale,) = copies(m, "multiplier", self.scale, 1)
         at_multiplier = delay(m, "multiplier", scale, Requantiser.scale_delay - 1)
-        for index, (n, requantiser) in enumerate(self._requantisers.items()):
-            m.submodules[f"requantiser_{n}"] = requantiser
+        for index in range(config.outputs):
             bias, scale = parameters[2 * index : 2 * index + 2]
-            acc = Signal(signed(config.accumulator_bits), name=f"acc_{index}", reset_less=True)
-            base = Signal.like(acc, name=f"base_{index}")
+            m.d.comb += [bias.r_addr.eq(self.scale), scale.r_addr.eq(at_multiplier)]
+        for (pixel, n), requantiser in self._requantisers.items():
+            index = self._channels.index(n)
+            bias, scale = parameters[2 * index : 2 * index + 2]
+            m.submodules[f"requantiser_{n}" + f"_{pixel}" * (pixel > 0)] = requantiser
+            acc = Signal(signed(config.accumulator_bits), name=f"acc_{pixel}_{index}", reset_less=True)
+            base = Signal.like(acc, name=f"base_{pixel}_{index}")
             with m.If(~self.first):
                 m.d.comb += base.eq(acc)
-            m.d.sync += acc.eq(base + products.o[index])
+            m.d.sync += acc.eq(base + products.o[pixel][index])
             m.d.comb += [
-                bias.r_addr.eq(self.scale),
-                scale.r_addr.eq(at_multiplier),
                 requantiser.acc.eq(acc),
                 requantiser.bias.eq(bias.r_data.as_signed()),
                 Cat(requantiser.multiplier, requantiser.shift).eq(scale.r_data),
-                self.o[index].eq(requantiser.o),
+                self.o[pixel][index].eq(requantiser.o),
             ]
         return m
 
 
 def destination_layout(config: CoreConfig) -> data.StructLayout:
-    """Where a word of results goes, what it ends, and what else happens to it."""
+    """Where a word of results goes, what it ends, and what else happens to it; and the next pixel's, if there is one."""
     return data.StructLayout(
         {
             "address": config.address_bits,
+            **({"beside": config.address_bits, "pair": 1} if config.pixels > 1 else {}),
             "row": 2,
             "column": 2,
             "row_ends": 1,
@@ -145,13 +155,19 @@ def destination_layout(config: CoreConfig) -> data.StructLayout:
     )
 
 
-class ArrayController(wiring.Component):
-    """Issues a patch word and a weight address a cycle, pixel by pixel, output group by output group.
+def _result_layout(config):
+    """What passes the residual adder: the destination, and the word of the next pixel."""
+    beside = {"beside": config.word_bits} if config.pixels > 1 else {}
+    return data.StructLayout({"destination": destination_layout(config), **beside})
 
-    A pixel starts when its patch is complete in the patch buffer, a row when its job is there and the row before is
-    through; nothing else stalls. A sum may be longer than its patch, by words that read the last one again. The
+
+class ArrayController(wiring.Component):
+    """Issues a patch word and a weight address a cycle, patch by patch, output group by output group.
+
+    A patch is one pixel's, or in a row of pairs two pixels'. It starts when it is complete in the patch buffer, a row
+    when its job is there and the row before is through; nothing else stalls. A sum may be longer than its patch, by words that read the last one again. The
     addresses of an issue, and its ``result``, come :attr:`latency` cycles later. ``freed`` gives back
-    the pixel's patch words after its last one.
+    the patch's words after its last one.
 
     Parameters
     ----------
@@ -172,6 +188,7 @@ class ArrayController(wiring.Component):
                 "weight": Out(range(config.weight_depth)),
                 "scale": Out(range(config.scale_depth)),
                 "first": Out(1),
+                **({"joined": Out(1)} if config.pixels > 1 else {}),
                 "result": Out(1),
                 "destination": Out(destination_layout(config)),
             }
@@ -219,17 +236,35 @@ class ArrayController(wiring.Component):
             m.d.sync += self.patch.eq(self.patch + 1)
 
         address, residue = Signal(self._config.address_bits), Signal(2)
-        base = Signal.like(address)
+        base, paired = Signal.like(address), Const(0)
+        if self._config.pixels > 1:
+            paired = job.paired
+        steps = Mux(paired, 2, 1)
+        wraps = residue + steps >= WINDOW
+        following = base + Mux(wraps, job.column_pitch, 0)
         with m.If(taken):
             m.d.sync += [address.eq(job.address), base.eq(job.address), residue.eq(job.column_residue)]
         with m.Elif(pixel):
-            with m.If(residue == WINDOW - 1):
-                following = base + job.column_pitch
-                m.d.sync += [address.eq(following), base.eq(following), residue.eq(0)]
-            with m.Else():
-                m.d.sync += [address.eq(base), residue.eq(residue + 1)]
+            m.d.sync += [
+                address.eq(following), base.eq(following),
+                residue.eq(Mux(wraps, residue + steps - WINDOW, residue + steps)),
+            ]  # fmt: skip
         with m.Elif(word):
             m.d.sync += address.eq(address + 1)
+        if self._config.pixels > 1:
+            # The pixel beside: of a pair behind another, it is always in the next group of three columns.
+            beside = Signal.like(address)
+            with m.If(taken):
+                wraps = job.column_residue == WINDOW - 1
+                m.d.sync += beside.eq(job.address + Mux(wraps, job.column_pitch, 0))
+            with m.Elif(pixel):
+                m.d.sync += beside.eq(base + job.column_pitch)
+            with m.Elif(word):
+                m.d.sync += beside.eq(beside + 1)
+            alone = delay(m, "alone", loops["pixels"].last & job.odd, self.latency)
+            m.d.comb += [
+                self.joined.eq(~paired), self.destination.beside.eq(beside), self.destination.pair.eq(paired & ~alone)
+            ]  # fmt: skip
         with m.If(taken | pixel):
             m.d.sync += [self.weight.eq(job.weights), self.scale.eq(job.scales), self.first.eq(1)]
         with m.Elif(word):
@@ -255,10 +290,10 @@ class ArrayController(wiring.Component):
 class MacArray(wiring.Component):
     """Controller, columns, requantisers and activation: patches in, feature words out.
 
-    A feature word is written :meth:`latency` cycles after the last patch word of its output group was issued.
-    ``row_written`` pulses with the last word of a row, ``finished`` with the last of the program. Words of
+    A feature word, or one of each of two pixels, is written :meth:`latency` cycles after the last patch word of its
+    output group was issued, with an address and a word for each column of banks. ``row_written`` pulses with the last word of a row, ``finished`` with the last of the program. Words of
     ``residual``, which come before the patch of their pixel, are added to results whose job says so. ``made`` and
-    ``added`` show what the array makes, and which words written were added to.
+    ``added`` show what the array makes, a word for each pixel, and which words written were added to.
 
     Parameters
     ----------
@@ -275,9 +310,7 @@ class MacArray(wiring.Component):
             Column(config, number=n, select=select, init=init, places=places) for n in range(config.columns)
         ]
         if config.residual_lanes:
-            self._residual = ResidualAdder(
-                config, select=select, init=init, passed_bits=destination_layout(config).size
-            )
+            self._residual = ResidualAdder(config, select=select, init=init, passed_bits=_result_layout(config).size)
         super().__init__(
             {
                 "fill": In(FillWord),
@@ -289,12 +322,12 @@ class MacArray(wiring.Component):
                 "residual": In(config.word_bits),
                 "residual_valid": In(1),
                 "x": In(8 * config.array_rows),
-                "made": Out(config.word_bits),
-                "made_valid": Out(1),
+                "made": Out(config.word_bits * config.pixels),
+                "made_valid": Out(config.pixels),
                 "added": Out(1),
                 "w_en": Out(BANKS),
-                "w_addr": Out(config.address_bits),
-                "w_data": Out(config.word_bits),
+                "w_addr": Out(data.ArrayLayout(config.address_bits, WINDOW)),
+                "w_data": Out(data.ArrayLayout(config.word_bits, WINDOW)),
                 "row_written": Out(1),
                 "finished": Out(1),
             }
@@ -307,7 +340,7 @@ class MacArray(wiring.Component):
     def latency(cls, config) -> int:
         """Cycles from the last issue of an output group to its word at the feature memory."""
         made = ArrayController.latency + cls._wait + Column.latency(config) + cls._spread(config) + Activation.latency
-        return made + ResidualAdder.latency(config)
+        return made + ResidualAdder.latency(config) + (config.pixels - 1)
 
     @staticmethod
     def _spread(config):
@@ -333,19 +366,23 @@ class MacArray(wiring.Component):
             first.first.eq(delay(m, "first", controller.first, PatchBuffer.latency + Column.sum_delay(config))),
             first.scale.eq(delay(m, "scale", controller.scale, wait + Column.scale_delay(config))),
         ]
+        if config.pixels > 1:
+            joined = PatchBuffer.latency + Column.sum_delay(config) - 1
+            m.d.comb += first.joined.eq(delay(m, "joined", controller.joined, joined))
         fill = self.fill.as_value()
-        m.submodules.activation = activation = Activation(lanes=config.lanes)
+        m.submodules.activation = activation = Activation(lanes=config.lanes * config.pixels)
         for n, column in enumerate(columns):
             m.submodules[f"column_{n}"] = column
             if previous is not None:
-                for name in ("x", "weight", "first", "scale"):
+                for name in ("x", "weight", "first", "scale", *(["joined"] if config.pixels > 1 else [])):
                     (passed,) = copies(m, f"{name}_{n}", getattr(previous, name), 1)
                     m.d.comb += getattr(column, name).eq(delay(m, f"{name}_{n}", passed, config.hop - 1))
                 fill = delay(m, f"fill_{n}", *copies(m, f"fill_{n}", fill, 1), config.hop - 1)
             m.d.comb += column.fill.eq(*copies(m, f"fill_column_{n}", fill, 1))
             previous = column
             even = delay(m, f"even_{n}", column.o.as_value(), self._spread(config) - n * config.hop)
-            m.d.comb += Cat(*(activation.i[n * config.outputs + index] for index in range(config.outputs))).eq(even)
+            lanes = (pixel * config.lanes + n * config.outputs for pixel in range(config.pixels))
+            m.d.comb += Cat(activation.i[lane + index] for lane in lanes for index in range(config.outputs)).eq(even)
 
         # Destinations wait in a ring for their results, which come in order and are never more than it holds. The read
         # is addressed the cycle before the result is at the activation.
@@ -365,28 +402,40 @@ class MacArray(wiring.Component):
             write.data.eq(controller.destination), write.en.eq(controller.result), read.en.eq(1),
             activation.bounds.eq(read.data.bounds),
         ]  # fmt: skip
-        made_valid = delay(m, "made_valid", at_activation, Activation.latency, reset_less=False)
-        destination = data.View(layout, delay(m, "destination", read.data.as_value(), Activation.latency))
-        m.d.comb += [self.made_valid.eq(made_valid), self.made.eq(activation.o)]
-        word, valid = self.made, made_valid
+        valid = delay(m, "made_valid", at_activation, Activation.latency, reset_less=False)
+        destination = delay(m, "destination", read.data.as_value(), Activation.latency)
+        word, beside = self.made[: config.word_bits], self.made[config.word_bits :]
+        added = Const(0)
+        results = _result_layout(config)
+        result = data.View(results, Cat(destination, beside))
+        m.d.comb += [self.made_valid[0].eq(valid), self.made.eq(activation.o)]
+        if config.pixels > 1:
+            m.d.comb += self.made_valid[1].eq(valid & result.destination.pair)
         if config.residual_lanes:
             m.submodules.residual = residual = self._residual
             m.d.comb += [
                 residual.fill.eq(self.fill), residual.start.eq(self.start),
                 residual.residual.eq(self.residual), residual.residual_valid.eq(self.residual_valid),
-                residual.i.eq(self.made), residual.valid.eq(made_valid), residual.scale.eq(destination.residual),
-                residual.passed.eq(destination), self.added.eq(residual.added),
+                residual.i.eq(word), residual.valid.eq(valid), residual.scale.eq(result.destination.residual),
+                residual.passed.eq(result),
             ]  # fmt: skip
-            word, destination = residual.o, data.View(layout, residual.passed_out)
-            valid = delay(m, "valid", made_valid, ResidualAdder.latency(config), reset_less=False)
-        for r in range(WINDOW):
-            for c in range(WINDOW):
-                here = (destination.row == r) & (destination.column == c)
-                m.d.comb += self.w_en[WINDOW * r + c].eq(valid & here)
-        m.d.comb += [
-            self.w_addr.eq(destination.address),
-            self.w_data.eq(word),
-            self.row_written.eq(valid & destination.row_ends),
-            self.finished.eq(valid & destination.program_ends),
-        ]
+            word, added, result = residual.o, residual.added, data.View(results, residual.passed_out)
+            valid = delay(m, "valid", valid, ResidualAdder.latency(config), reset_less=False)
+        self._write(m, valid, word, added, result)
         return m
+
+    def _write(self, m, valid, word, added, result):
+        """A word and its address for each column of banks, and what it ends; a cycle later where there may be two."""
+        paired, to = self._config.pixels > 1, result.destination
+        domain = m.d.sync if paired else m.d.comb
+        for c in range(WINDOW):
+            first = to.column == c
+            second = to.pair & (to.column == (c - 1) % WINDOW) if paired else Const(0)
+            domain += [
+                self.w_addr[c].eq(Mux(second, to.beside, to.address) if paired else to.address),
+                self.w_data[c].eq(Mux(second, result.beside, word) if paired else word),
+                *(self.w_en[WINDOW * r + c].eq(valid & (to.row == r) & (first | second)) for r in range(WINDOW)),
+            ]
+        domain += [
+            self.added.eq(added), self.row_written.eq(valid & to.row_ends), self.finished.eq(valid & to.program_ends)
+        ]  # fmt: skip

@@ -35,12 +35,16 @@ class ArrayShape:
         Lanes of the residual adder: a divisor of ``lanes``, or 0 for a core without one.
     outputs : int
         Output channels that share the multipliers of a column, 1 or 2: the array has ``lanes / outputs`` columns.
+    pixels : int
+        Neighbouring pixels that the array can make at a time, 1 or 2: each then has half of a column's multipliers, and
+        requantisers of its own. Only stages whose patches fill few words do it.
     """
 
     lanes: int
     words: int
     residual_lanes: int = 0
     outputs: int = 1
+    pixels: int = 1
 
     @property
     def columns(self) -> int:
@@ -79,7 +83,7 @@ class CoreConfig(ArrayShape):
 
     Parameters
     ----------
-    lanes, words, residual_lanes, outputs : int
+    lanes, words, residual_lanes, outputs, pixels : int
         See :class:`ArrayShape`.
     accumulator_bits, depthwise_accumulator_bits : int
         Signed accumulators of the array and of the depthwise engine.
@@ -88,7 +92,7 @@ class CoreConfig(ArrayShape):
     hard_lanes : int
         How many of the depthwise engine's requantisers, the first ones, have hardware multipliers.
     hard_columns : tuple of int
-        Which of the array's requantisers have.
+        Which of the array's requantisers have, of those that serve every stage.
     feature_depth, patch_depth, scale_depth, coefficient_depth, depthwise_scale_depth : int
         Words in a bank of the feature memory, in the patch buffer, in a column's biases and multipliers, in the
         depthwise weights, in the depthwise engine's biases and multipliers.
@@ -142,6 +146,8 @@ class CoreConfig(ArrayShape):
             raise ValueError(f"residual_lanes must divide {self.lanes} lanes, not {self.residual_lanes}")
         if self.outputs not in (1, 2) or self.lanes % self.outputs:
             raise ValueError(f"outputs must be 1 or 2 and divide {self.lanes} lanes, not {self.outputs}")
+        if self.pixels not in (1, 2) or self.words % self.pixels:
+            raise ValueError(f"pixels must be 1 or 2 and divide {self.words} words, not {self.pixels}")
         if not 0 <= self.hard_lanes <= self.depthwise_lanes:
             raise ValueError(f"hard_lanes must be in 0..{self.depthwise_lanes}, not {self.hard_lanes}")
         if not set(self.hard_columns) <= set(range(self.lanes)):
@@ -169,8 +175,8 @@ class CoreConfig(ArrayShape):
 
     @property
     def requantisers(self) -> int:
-        """Requantiser lanes: one for each lane of the depthwise engine and each output channel of the array."""
-        return self.depthwise_lanes + self.lanes
+        """Requantiser lanes: one for each lane of the depthwise engine, and each output channel and pixel of the array."""
+        return self.depthwise_lanes + self.lanes * self.pixels
 
     @property
     def residual_depth(self) -> int:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from amaranth import Array, Cat, Module, Mux, Signal
+from amaranth import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -19,7 +19,7 @@ from hw.patch import PatchBuffer
 from hw.places import CORE_ANYWHERE
 from hw.program import Sequencer
 from hw.residual import residual_memories
-from hw.window import WindowGenerator
+from hw.window import Ends, WindowGenerator
 
 __all__ = ["Core", "FilledMemory", "filled_memories"]
 
@@ -56,7 +56,7 @@ class Core(wiring.Component):
     """A network's accelerator.
 
     ``i`` and ``o`` are the host port's byte streams: see :class:`hw.host.HostPort`. The ``trace`` outputs show every
-    word that the array makes, that the depthwise engine passes on, and that the residual adder makes of the array's,
+    word that the array makes (of two pixels, where a bit of ``trace_array_valid`` each says so), that the depthwise engine passes on, and that the residual adder makes of the array's,
     for whoever compares them with the golden model; a board leaves them open.
 
     Parameters
@@ -80,8 +80,8 @@ class Core(wiring.Component):
             {
                 "i": In(stream.Signature(8)),
                 "o": Out(stream.Signature(8)),
-                "trace_array_valid": Out(1),
-                "trace_array": Out(config.word_bits),
+                "trace_array_valid": Out(config.pixels),
+                "trace_array": Out(config.word_bits * config.pixels),
                 "trace_depthwise_valid": Out(1),
                 "trace_depthwise": Out(config.word_bits),
                 "trace_residual_valid": Out(1),
@@ -159,22 +159,23 @@ class Core(wiring.Component):
         # Windows become patches, either through the depthwise engine or as they are.
         # The mode holds from well before a layer's first window, so it can take its time.
         mode = delay(m, "mode", window.layer.mode.as_value(), 1)
-        as_is, residual, narrow, whole = (
+        as_is, residual, narrow, whole, paired = (
             delay(m, name, flag, 1)
             for name, flag in (
                 ("as_is", mode != WindowMode.DEPTHWISE.value), ("residual", mode == WindowMode.RESIDUAL.value),
                 ("narrow", mode == WindowMode.NARROW.value), ("whole", window.layer.whole),
+                ("paired", window.layer.paired if config.pixels > 1 else Const(0)),
             )
         )  # fmt: skip
-        filtered, filtered_valid, filtered_end = Signal(config.word_bits), Signal(), Signal()
+        filtered, filtered_valid, filtered_ends = Signal(config.word_bits), Signal(), Signal(Ends)
         if config.depthwise:
             m.d.comb += [
                 depthwise.window.eq(window.window), depthwise.valid.eq(window.valid & ~as_is),
                 depthwise.first.eq(window.control.first), depthwise.last.eq(window.control.last),
-                depthwise.end.eq(window.control.end), depthwise.bounds.eq(window.bounds),
+                depthwise.ends.eq(window.control.ends), depthwise.bounds.eq(window.bounds),
                 depthwise.coefficient.eq(window.coefficient), depthwise.scale.eq(window.scale),
                 *([depthwise.maximum.eq(window.layer.maximum)] if config.max_pool else []),
-                filtered.eq(depthwise.o), filtered_valid.eq(depthwise.o_valid), filtered_end.eq(depthwise.o_end),
+                filtered.eq(depthwise.o), filtered_valid.eq(depthwise.o_valid), filtered_ends.eq(depthwise.o_ends),
             ]  # fmt: skip
         m.d.comb += [
             gather.window.eq(window.window), gather.valid.eq(window.valid & as_is),
@@ -182,7 +183,7 @@ class Core(wiring.Component):
         ]  # fmt: skip
         valid, residual_valid = Signal(), Signal()
         taken = Signal(
-            data.StructLayout({"data": 8 * config.array_rows, "several": 1, "full": 1, "end": 1}), reset_less=True
+            data.StructLayout({"data": 8 * config.array_rows, "several": 1, "full": 1, "ends": Ends}), reset_less=True
         )
         m.d.sync += [
             valid.eq(filtered_valid | gather.o_valid & ~residual),
@@ -191,7 +192,7 @@ class Core(wiring.Component):
             taken.data.eq(Cat(Mux(as_is, gather.o[: config.word_bits], filtered), gather.o[config.word_bits :])),
             taken.several.eq(gather.o_several),
             taken.full.eq(whole),
-            taken.end.eq(Mux(as_is, gather.o_end, filtered_end)),
+            taken.ends.eq(Mux(as_is, gather.o_ends, filtered_ends)),
         ]
         rows_written = Signal(16)
         with m.If(start):
@@ -199,7 +200,8 @@ class Core(wiring.Component):
         with m.Elif(array.row_written):
             m.d.sync += rows_written.eq(rows_written + 1)
         m.d.comb += [
-            patch.valid.eq(valid), patch.data.eq(taken.data), patch.full.eq(taken.full), patch.end.eq(taken.end),
+            patch.valid.eq(valid), patch.data.eq(taken.data), patch.full.eq(taken.full), patch.ends.eq(taken.ends),
+            *([patch.paired.eq(paired)] if config.pixels > 1 else []),
             patch.several.eq(taken.several), patch.r_addr.eq(array.patch), array.x.eq(patch.r_data),
             array.residual.eq(taken.data), array.residual_valid.eq(residual_valid),
             array.arrived.eq(patch.arrived), window.freed.eq(array.freed), window.rows_written.eq(rows_written),
@@ -212,7 +214,7 @@ class Core(wiring.Component):
             host.finished.eq(finished),
             self.trace_array_valid.eq(array.made_valid), self.trace_array.eq(array.made),
             self.trace_depthwise_valid.eq(filtered_valid), self.trace_depthwise.eq(filtered),
-            self.trace_residual_valid.eq(array.added), self.trace_residual.eq(array.w_data),
+            self.trace_residual_valid.eq(array.added), self.trace_residual.eq(array.w_data[0]),
             self.trace_running.eq(running),
         ]  # fmt: skip
         return m

@@ -10,6 +10,7 @@ from hw.memory import FillMemory, FillWord
 from hw.places import CORE_ANYWHERE
 from hw.primitives import adder_tree, check_primitives, gated_add, tree
 from hw.requantise import Activation, ActivationBounds, Requantiser
+from hw.window import Ends
 
 __all__ = ["DepthwiseEngine", "DepthwiseLane", "FabricMultiplier", "depthwise_memories"]
 
@@ -173,14 +174,14 @@ class DepthwiseEngine(wiring.Component):
                 "valid": In(1),
                 "first": In(1),
                 "last": In(1),
-                "end": In(1),
+                "ends": In(Ends),
                 "maximum": In(1),
                 "coefficient": In(range(config.coefficient_depth)),
                 "scale": In(range(config.depthwise_scale_depth)),
                 "bounds": In(ActivationBounds),
                 "o": Out(data.ArrayLayout(signed(8), config.lanes)),
                 "o_valid": Out(1),
-                "o_end": Out(1),
+                "o_ends": Out(Ends),
             }
         )
 
@@ -235,6 +236,6 @@ class DepthwiseEngine(wiring.Component):
             activation.bounds.eq(delay(m, "bounds", self.bounds.as_value(), 1)),
             self.o.eq(activation.o),
             self.o_valid.eq(delay(m, "valid", self.valid & self.last, latency, reset_less=False)),
-            self.o_end.eq(delay(m, "end", self.end, latency)),
+            self.o_ends.eq(delay(m, "ends", self.ends.as_value(), latency)),
         ]
         return m

@@ -40,6 +40,9 @@ class DotProduct(wiring.Component):
     what lies above is ``w1 * x`` and a carry. Summed over a pair of rows, six bits of it tell the carry apart, once the
     six low bits of the second channel's products are known; these a few gates make, for both rows together.
 
+    With two ``pixels`` the first half of the rows can belong to one and the second half to another, whose sums are then
+    ``o[0]`` and ``o[1]``. Where ``joined``, which comes a cycle before them, is set, ``o[0]`` is that of all rows.
+
     Latency :meth:`latency` cycles, one sum a cycle, no stall, no reset.
 
     Parameters
@@ -48,52 +51,78 @@ class DotProduct(wiring.Component):
         K.
     outputs : int
         1, or 2 for weights that are :func:`packable`; ``weights`` then holds :func:`packed_weights`, two bytes a row.
+    pixels : int
+        1 or 2, which divides ``rows``.
     primitives : str
         ``portable`` or ``ecp5``.
     places : sequence of str
         Of the multipliers: see :class:`hw.primitives.Multiplier`. Empty: anywhere.
     """
 
-    def __init__(self, *, rows, outputs, primitives, places=()):
+    def __init__(self, *, rows, outputs, pixels=1, primitives, places=()):
         if outputs not in (1, 2):
             raise ValueError(f"outputs must be 1 or 2, not {outputs!r}")
+        if pixels not in (1, 2) or rows % pixels:
+            raise ValueError(f"pixels must be 1 or 2 and divide {rows} rows, not {pixels!r}")
         check_primitives(primitives)
-        self._rows, self._outputs, self._primitives = rows, outputs, primitives
+        self._rows, self._outputs, self._pixels, self._primitives = rows, outputs, pixels, primitives
         self._places = places or [None] * rows
+        sums = data.ArrayLayout(signed(16 + (rows - 1).bit_length()), outputs)
         super().__init__(
             {
                 "x": In(8 * rows),
                 "weights": In(8 * rows * outputs),
-                "o": Out(data.ArrayLayout(signed(16 + (rows - 1).bit_length()), outputs)),
+                **({"joined": In(1)} if pixels > 1 else {}),
+                "o": Out(data.ArrayLayout(sums, pixels)),
             }
         )
 
     @staticmethod
-    def latency(rows, outputs) -> int:
+    def latency(rows, outputs, pixels=1) -> int:
         """Cycles from ``x`` to its sums."""
+        part = rows // pixels
+        joined = int(pixels > 1)
         if outputs == 1:
-            return Multiplier.latency + (rows - 1).bit_length()
-        pairs = -(-rows // 2)
-        return Multiplier.latency + 2 + (pairs - 1).bit_length() + 1
+            return Multiplier.latency + (part - 1).bit_length() + joined
+        pairs = -(-part // 2)
+        return Multiplier.latency + 2 + (pairs - 1).bit_length() + 1 + joined
 
     def elaborate(self, platform):
         m = Module()
-        if self._outputs == 1:
-            products = [self._product(m, row, self.weights[8 * row :][:8]) for row in range(self._rows)]
-            total, _ = adder_tree(m, "sum", products)
-            m.d.comb += self.o[0].eq(total)
+        part = self._rows // self._pixels
+        sums_of = self._sums if self._outputs == 1 else self._shared_sums
+        parts = [sums_of(m, range(first, first + part)) for first in range(0, self._rows, part)]
+        if self._pixels == 1:
+            m.d.comb += [o.eq(total) for o, total in zip(self.o[0], parts[0], strict=True)]
             return m
+        for n, (first, second) in enumerate(zip(*parts, strict=True)):
+            both = gated_add(
+                m, f"both_{n}", first, C(1), second, self.joined, width=len(first) + 1, primitives=self._primitives
+            )
+            m.d.comb += [
+                self.o[0][n].eq(delay(m, f"first_{n}", both, 1)), self.o[1][n].eq(delay(m, f"second_{n}", second, 1))
+            ]  # fmt: skip
+        return m
+
+    def _sums(self, m, rows):
+        """The sum over ``rows``, for one output channel."""
+        products = [self._product(m, row, self.weights[8 * row :][:8]) for row in rows]
+        total, _ = adder_tree(m, f"sum_{rows.start}", products)
+        return [total]
+
+    def _shared_sums(self, m, rows):
+        """The sums over ``rows``, for two output channels."""
         sums, carries = [], []
-        for first in range(0, self._rows, 2):
-            rows = range(first, min(first + 2, self._rows))
+        for first in rows[::2]:
+            pair_rows = rows[first - rows.start :][:2]
             products, factors = [], []
-            for row in rows:
+            for row in pair_rows:
                 low, high = self.weights[16 * row :][:8], self.weights[16 * row + 8 :][:8]
                 products.append(self._product(m, row, Cat(low, low[-1].replicate(LOW_BITS - 8), high)))
                 factors.append((self.x[8 * row :][:_TOP_BITS], high, low[-1]))
             pair, _ = (
                 adder_tree(m, f"pair_{first}", products)
-                if len(rows) == 2
+                if len(pair_rows) == 2
                 else (delay(m, f"pair_{first}", products[0], 1), 1)
             )
             known = self._low_products(m, first, *factors)
@@ -102,14 +131,15 @@ class DotProduct(wiring.Component):
             sums.append(pair)
             carries.append(carry)
         # The parts' sums, and a cycle later the carries'.
-        low, _ = adder_tree(m, "low", [Cat(pair[:LOW_BITS], 0).as_signed() for pair in sums])
-        high, _ = adder_tree(m, "high", [pair[LOW_BITS:].as_signed() for pair in sums])
-        carry, _ = adder_tree(m, "carry", carries)
-        low, high = delay(m, "low", low, 1), delay(m, "high", high, 1)
-        first, second = (Signal(self.o[n].shape(), name=f"total_{n}", reset_less=True) for n in range(2))
+        number = rows.start
+        low, _ = adder_tree(m, f"low_{number}", [Cat(pair[:LOW_BITS], 0).as_signed() for pair in sums])
+        high, _ = adder_tree(m, f"high_{number}", [pair[LOW_BITS:].as_signed() for pair in sums])
+        carry, _ = adder_tree(m, f"carry_{number}", carries)
+        low, high = delay(m, f"low_{number}", low, 1), delay(m, f"high_{number}", high, 1)
+        shape = signed(16 + (len(rows) - 1).bit_length())
+        first, second = (Signal(shape, name=f"total_{number}_{n}", reset_less=True) for n in range(2))
         m.d.sync += [first.eq(Cat(low[:LOW_BITS], (low >> LOW_BITS) + carry).as_signed()), second.eq(high - carry)]
-        m.d.comb += [self.o[0].eq(first), self.o[1].eq(second)]
-        return m
+        return [first, second]
 
     def _product(self, m, row, operand):
         multiplier = m.submodules[f"multiplier_{row}"] = Multiplier(
@@ -125,9 +155,7 @@ class DotProduct(wiring.Component):
         """
 
         def register(name, width, value):
-            signal = Signal(width, name=f"{name}_{pair}", reset_less=True)
-            m.d.sync += signal.eq(value)
-            return signal
+            return delay(m, f"{name}_{pair}", value[:width], 1)
 
         x, high, negative = one
         other_x, other_high, other_negative = other or (C(0, _TOP_BITS), C(0, 8), C(0, 1))

@@ -1,10 +1,10 @@
 """Feature memory: the tensors, in nine banks that any window finds in one access."""
 
-from amaranth import Module, Signal
+from amaranth import Module, Mux
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.config import BANKS, CoreConfig
+from hw.config import BANKS, WINDOW, CoreConfig
 from hw.memory import SLICE_BITS, FillWord, Ram, block_rams, filled_block_rams, slices_of
 
 __all__ = ["FeatureMemory", "feature_block_rams"]
@@ -19,8 +19,8 @@ class FeatureMemory(wiring.Component):
     """Nine banks of feature words; which holds what is ``gen.layout``'s to say.
 
     Every bank reads an address of its own: ``r_data`` is word ``r_addr`` of three cycles before. The array writes whole
-    words into the banks that ``w_en`` names, the host slices of them over the fill bus while the array rests; either
-    can be read from two cycles later on. Reads of a word that is being written are undefined. No stall, no reset.
+    words, one for each column of banks, into those that ``w_en`` names, the host slices of words over the fill bus
+    while the array rests; either can be read from two cycles later on. Reads of a word that is being written are undefined. No stall, no reset.
 
     Parameters
     ----------
@@ -43,8 +43,8 @@ class FeatureMemory(wiring.Component):
                 "r_addr": In(data.ArrayLayout(config.address_bits, BANKS)),
                 "r_data": Out(data.ArrayLayout(config.word_bits, BANKS)),
                 "w_en": In(BANKS),
-                "w_addr": In(config.address_bits),
-                "w_data": In(config.word_bits),
+                "w_addr": In(data.ArrayLayout(config.address_bits, WINDOW)),
+                "w_data": In(data.ArrayLayout(config.word_bits, WINDOW)),
             }
         )
 
@@ -52,11 +52,8 @@ class FeatureMemory(wiring.Component):
         m = Module()
         config, fill = self._config, self.fill
         slices = slices_of(config.word_bits)
-        address, word = Signal(config.address_bits), Signal(slices * SLICE_BITS)
-        with m.If(fill.write):
-            m.d.comb += [address.eq(fill.address), word.eq(fill.data.replicate(slices))]
-        with m.Else():
-            m.d.comb += [address.eq(self.w_addr), word.eq(self.w_data)]
+        addresses = [Mux(fill.write, fill.address, address)[: config.address_bits] for address in self.w_addr]
+        words = [Mux(fill.write, fill.data.replicate(slices), word) for word in self.w_data]
         places = self._places
         for n in range(slices):
             low = n * SLICE_BITS
@@ -71,7 +68,8 @@ class FeatureMemory(wiring.Component):
                 )  # fmt: skip
                 filled = fill.writes(self._select[bank] + n, config.feature_depth)
                 m.d.comb += [
-                    ram.w_en.eq(self.w_en[bank] | filled), ram.w_addr.eq(address), ram.w_data.eq(word[low:]),
+                    ram.w_en.eq(self.w_en[bank] | filled),
+                    ram.w_addr.eq(addresses[bank % WINDOW]), ram.w_data.eq(words[bank % WINDOW][low:]),
                     ram.r_addr.eq(self.r_addr[bank]), self.r_data[bank][low:][:width].eq(ram.r_data),
                 ]  # fmt: skip
         return m

@@ -6,7 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.config import TAPS, WINDOW, CoreConfig
 from hw.delay import delay
-from hw.window import WindowControl
+from hw.window import Ends, WindowControl
 
 __all__ = ["Gather"]
 
@@ -42,7 +42,7 @@ class Gather(wiring.Component):
                 "o": Out(8 * config.array_rows),
                 "o_valid": Out(1),
                 "o_several": Out(1),
-                "o_end": Out(1),
+                "o_ends": Out(Ends),
             }
         )
 
@@ -54,7 +54,7 @@ class Gather(wiring.Component):
         m.d.comb += [
             self.o_valid.eq(delay(m, "valid", self.valid, self.latency, reset_less=False)),
             self.o_several.eq(delay(m, "several", self.control.several, self.latency)),
-            self.o_end.eq(delay(m, "end", self.control.end, self.latency)),
+            self.o_ends.eq(delay(m, "ends", self.control.ends.as_value(), self.latency)),
         ]
         return m
 

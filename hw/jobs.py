@@ -65,6 +65,7 @@ def layer_job(config: CoreConfig) -> data.StructLayout:
             "scales": _index(config.depthwise_scale_depth),
             "bounds": ActivationBounds,
             **({"maximum": 1} if config.max_pool else {}),  # of the window, in place of products and sums
+            **({"paired": 1} if config.pixels > 1 else {}),  # whether two pixels share a patch
         }
     )
 
@@ -99,7 +100,7 @@ def array_job(config: CoreConfig) -> data.StructLayout:
     """One row of results, for the array and for what writes them."""
     return data.StructLayout(
         {
-            "pixels": 10,
+            "pixels": 10,  # or pairs of them
             "words": _index(config.patch_depth // 2),  # of a sum: a pixel's patch words, two of which the buffer holds
             "freed": _index(config.patch_depth),  # what the window generator gets back for a pixel, not less one
             "groups": 9,  # output groups
@@ -111,6 +112,7 @@ def array_job(config: CoreConfig) -> data.StructLayout:
             "column_residue": 2,  # of the first pixel
             "last": 1,  # of the inference
             "bounds": ActivationBounds,
+            **({"paired": 1, "odd": 1} if config.pixels > 1 else {}),  # pairs; whether the last is one pixel only
             **(_residual_fields(config) if config.residual_lanes else {}),
         }
     )

@@ -209,7 +209,7 @@ def _weighted_sum(m, name, operands):
 class Activation(wiring.Component):
     """``o = clamp(i + zero_point, lo, hi)`` on several lanes.
 
-    Latency 2 cycles, one transfer a cycle, no stall, no reset. ``bounds`` belong to the ``i`` of the same cycle.
+    Latency 3 cycles, one transfer a cycle, no stall, no reset. ``bounds`` belong to the ``i`` of the same cycle.
     Golden model: the last line of ``sim.golden``'s requantisation.
 
     Parameters
@@ -218,7 +218,7 @@ class Activation(wiring.Component):
         How many values share the bounds.
     """
 
-    latency = 2
+    latency = 3
 
     def __init__(self, *, lanes):
         super().__init__(
@@ -232,15 +232,12 @@ class Activation(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        bounds = Signal(ActivationBounds, reset_less=True)
-        m.d.sync += bounds.eq(self.bounds)
+        compared = data.View(ActivationBounds, delay(m, "compared", self.bounds.as_value(), 1))
+        chosen = data.View(ActivationBounds, delay(m, "chosen", compared.as_value(), 1))
         for lane in range(self._lanes):
-            moved = Signal(signed(ROUNDED_BITS + 1), name=f"moved_{lane}", reset_less=True)
-            m.d.sync += moved.eq(self.i[lane] + self.bounds.zero_point)
-            with m.If(moved < bounds.lo):
-                m.d.sync += self.o[lane].eq(bounds.lo)
-            with m.Elif(moved > bounds.hi):
-                m.d.sync += self.o[lane].eq(bounds.hi)
-            with m.Else():
-                m.d.sync += self.o[lane].eq(moved)
+            moved = delay(m, f"moved_{lane}", self.i[lane] + self.bounds.zero_point, 1)
+            below = delay(m, f"below_{lane}", moved < compared.lo, 1)
+            above = delay(m, f"above_{lane}", moved > compared.hi, 1)
+            kept = delay(m, f"kept_{lane}", moved[:8].as_signed(), 1)
+            m.d.sync += self.o[lane].eq(Mux(below, chosen.lo, Mux(above, chosen.hi, kept)))
         return m

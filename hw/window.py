@@ -11,7 +11,14 @@ from hw.jobs import JobKind, layer_job, row_job, window_job_bits
 from hw.loops import Loop
 from hw.requantise import ActivationBounds
 
-__all__ = ["WindowControl", "WindowGenerator"]
+__all__ = ["Ends", "WindowControl", "WindowGenerator"]
+
+
+class Ends(data.Struct):
+    """What a window, or a word made of it, is the last of; two pixels may share a patch."""
+
+    pixel: unsigned(1)
+    patch: unsigned(1)
 
 
 class WindowControl(data.Struct):
@@ -22,7 +29,7 @@ class WindowControl(data.Struct):
     high_half: unsigned(WINDOW)
     first: unsigned(1)  # of the windows that cover a kernel
     last: unsigned(1)
-    end: unsigned(1)  # last of the patch
+    ends: Ends
 
 
 class WindowGenerator(wiring.Component):
@@ -37,7 +44,9 @@ class WindowGenerator(wiring.Component):
     nine are an odd number: the last tap of the first window goes alone, then the first of the second, and so on, so
     that a pair always begins at an even place of the patch.
 
-    A row waits until the array has written the rows it needs; a pixel waits until its patch fits the patch buffer
+    In a layer whose pixels are ``paired`` two neighbours of a row share a patch; the last of an odd number has one alone.
+
+    A row waits until the array has written the rows it needs; a patch waits until it fits the patch buffer
     (``freed`` gives words back); a layer waits until everything before it has left the pipeline. Nothing else stalls.
 
     Parameters
@@ -107,14 +116,14 @@ class WindowGenerator(wiring.Component):
         with m.If(delay(m, "layer_taken", take_layer, 1, reset_less=False)):
             m.d.sync += layer.eq(next_layer)
 
-        # Pixels begin while there is room: ``spare`` is the room left once this pixel's patch is written.
+        # Patches begin while there is room: ``spare`` is the room left once this one is written.
         spare = Signal(signed(config.patch_depth.bit_length() + 2))
-        pixel_begins, issue = Signal(), Signal()
-        m.d.comb += issue.eq(running & ~(pixel_begins & spare[-1]))
+        patch_begins, issue = Signal(), Signal()
+        m.d.comb += issue.eq(running & ~(patch_begins & spare[-1]))
         # A layer's own patch size counts a cycle after it is taken, long before its first pixel.
         resized = Signal(signed(len(layer.patch_words) + 1))
         m.d.sync += resized.eq(Mux(take_layer, layer.patch_words - next_layer.patch_words, 0))
-        m.d.sync += spare.eq(spare + self.freed + Mux(issue & pixel_begins, -layer.patch_words, resized))
+        m.d.sync += spare.eq(spare + self.freed + Mux(issue & patch_begins, -layer.patch_words, resized))
         with m.If(self.start):
             m.d.sync += [spare.eq(config.patch_depth), layer.patch_words.eq(0), resized.eq(0)]
 
@@ -127,10 +136,18 @@ class WindowGenerator(wiring.Component):
             loop = loops[name] = Loop(m, name, limit=limit, load=take_row, load_limit=limit, advance=advance)
             advance = loop.ends
         tile, line, group, pixel, row = (loops[n].ends for n in ("beat", "tile_x", "tile_y", "group", "pixel"))
+        patch = pixel
+        if config.pixels > 1:
+            first_of_pair = Signal()
+            patch = pixel & (~first_of_pair | loops["pixel"].last)
+            with m.If(take_row):
+                m.d.sync += first_of_pair.eq(layer.paired)
+            with m.Elif(pixel):
+                m.d.sync += first_of_pair.eq(layer.paired & ~first_of_pair)
         with m.If(take_row):
-            m.d.sync += [running.eq(1), pixel_begins.eq(1)]
+            m.d.sync += [running.eq(1), patch_begins.eq(1)]
         with m.Elif(issue):
-            m.d.sync += [running.eq(~row), pixel_begins.eq(pixel)]
+            m.d.sync += [running.eq(~row), patch_begins.eq(patch)]
         with m.If(self.start):
             m.d.sync += running.eq(0)
         since = Signal(range(self._drain_cycles + 1))
@@ -144,10 +161,12 @@ class WindowGenerator(wiring.Component):
         with m.If(take_row):
             m.d.sync += row_now.eq(next_row)
         last = loops["tile_x"].last & loops["tile_y"].last
-        events = (issue, take_row, tile, line, group, pixel, last)
-        issued, begun, tile, line, group, pixel, last = (
-            delay(m, name, event, 1, reset_less=False)
-            for name, event in zip(("issued", "begun", "tile", "line", "group", "pixel", "last"), events, strict=True)
+        events = {
+            "issued": issue, "begun": take_row, "tile": tile, "line": line, "group": group, "pixel": pixel,
+            "patch": patch, "last": last,
+        }  # fmt: skip
+        issued, begun, tile, line, group, pixel, patch, last = (
+            delay(m, name, event, 1, reset_less=False) for name, event in events.items()
         )
 
         # Where the window stands: across ...
@@ -254,7 +273,7 @@ class WindowGenerator(wiring.Component):
         m.d.comb += [
             control.piece.eq(piece), control.several.eq(together & ~alone), control.high_half.eq(row_now.high_half),
             control.first.eq(first), control.last.eq(last),
-            control.end.eq(pixel),
+            control.ends.pixel.eq(pixel), control.ends.patch.eq(patch),
             self.control.eq(delay(m, "control", control.as_value(), self.latency - 1)),
             self.valid.eq(delay(m, "valid", issued, self.latency - 1, reset_less=False)),
             self.coefficient.eq(delay(m, "coefficient", coefficient, self.latency - 1 - FeatureMemory.latency)),

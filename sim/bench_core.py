@@ -37,6 +37,8 @@ async def play(dut):
         (getattr(dut, f"trace_{engine}_valid"), getattr(dut, f"trace_{engine}"), words[engine]) for engine in ENGINES
     ]
     is_running = dut.trace_running
+    width = len(dut.trace_depthwise)
+    most = (1 << width) - 1
     for signal in (i_payload, i_valid, o_ready):
         signal.value = 0
     Clock(clk, 10, unit="ns").start()
@@ -69,8 +71,12 @@ async def play(dut):
             if is_running.value == 1:
                 active += 1
                 for valid, data, made in traces:
-                    if valid.value == 1:
-                        made.append(int(data.value))
+                    which = int(valid.value)
+                    if which:
+                        word = int(data.value)
+                        made.append(word & most)
+                        if which > 1:
+                            made.append(word >> width)
             assert quiet < patience, f"frame {number}: nothing for {patience} cycles"
         if active:
             running.append(active)
@@ -78,7 +84,6 @@ async def play(dut):
                 with open(progress, "a") as file:
                     file.write("inference\n")
         i_valid.value = 0
-    width = len(dut.trace_array)
     np.savez(
         os.environ["GEN_BENCH_RESULT"],
         replies=np.frombuffer(bytes(replies), np.uint8),
