@@ -242,12 +242,19 @@ class Plan:
         }
 
 
-def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: bool | None = False) -> Plan:
+def plan(
+    table: Table,
+    board,
+    *,
+    array: tuple[int, int] | None = None,
+    packing: bool | None = False,
+    pixels: int | None = None,
+) -> Plan:
     """Choose the array (or take ``array`` = (K, N)) for ``table`` on ``board``, and schedule it.
 
     With ``packing`` two output channels share each multiplier wherever N is even and the weights allow it, without it
-    none do; for None, arrays of either kind are looked at. So are arrays that make one pixel at a time, and those that
-    also make two, which takes more requantisers. Of the arrays that fit it takes the smallest that is fast
+    none do; for None, arrays of either kind are looked at. Likewise arrays that make 1 of the ``pixels`` at a time, and
+    those that make 2 where that saves cycles, which takes more requantisers. Of the arrays that fit it takes the smallest that is fast
     enough (:data:`FAST_ENOUGH_US`). Where none is, the fastest; and of those within 3 % of that, the smallest.
 
     Raises
@@ -268,7 +275,7 @@ def plan(table: Table, board, *, array: tuple[int, int] | None = None, packing: 
     tables = [(table, stages)]
     if packing is not False and (other := pair_channels(table)) is not table:
         tables.append((other, stages_of(other)))
-    plans = [_planned(board, *choice) for size in sizes for choice in _choices(tables, *size, packing)]
+    plans = [_planned(board, *choice) for size in sizes for choice in _choices(tables, *size, packing, pixels)]
     fitting = [candidate for candidate in plans if candidate.fits]
     if not fitting:
         closest = min(plans, key=_excess)
@@ -302,8 +309,8 @@ def _candidate(planned, chosen):
     )  # fmt: skip
 
 
-def _choices(tables, lanes, words, packing):
-    """Table, stages and shape of the arrays of K = ``lanes * words`` by N = ``lanes`` that ``packing`` leaves.
+def _choices(tables, lanes, words, packing, pixels):
+    """Table, stages and shape of the arrays of K = ``lanes * words`` by N = ``lanes`` that are asked for.
 
     ``tables`` with their stages differ in the order of channels; the first keeps the network's own.
     """
@@ -311,8 +318,9 @@ def _choices(tables, lanes, words, packing):
     shape = ArrayShape(lanes=lanes, words=words, residual_lanes=residual_lanes)
     pairs = replace(shape, pixels=2)
     gains = words % 2 == 0 and any(patches_of(stage, pairs).pixels > 1 for stage in tables[0][1])
+    shapes = {1: [shape], 2: [pairs], None: [shape, pairs]}[pixels] if gains else [shape]
     choices = []
-    for shape in (shape, pairs)[: 1 + gains]:
+    for shape in shapes:
         able = [choice for choice in tables if obstacle(choice[1], shape) is None]
         choices += [] if packing and able else [(*tables[0], shape)]
         choices += [] if packing is False else [(*choice, replace(shape, outputs=2)) for choice in able[:1]]

@@ -88,12 +88,15 @@ def selects(config):
     """Fill selects of all memories, apart from each other."""
     names = [f"{kind}_{n}" for n in range(config.lanes) for kind in ("weights", "bias", "scale")]
     names += residual_memories(config)
-    return {name: 7 + 3 * n for n, name in enumerate(names)}
+    return {name: 7 + 4 * n for n, name in enumerate(names)}
 
 
 @dataclass
 class Row:
-    """A job of the array. ``words`` are a patch's, of which a sum has ``idle`` more; ``residual`` 0 adds nothing."""
+    """A job of the array. ``words`` are a patch's, of which a sum has ``idle`` more; ``residual`` 0 adds nothing.
+
+    In a ``paired`` row two pixels share a patch, whose words they divide between them.
+    """
 
     pixels: int
     words: int
@@ -109,6 +112,13 @@ class Row:
     freed: int = 0  # words given back, where they are not the patch's
     idle: int = 0
     residual: int = 0
+    paired: int = 0
+
+    @property
+    def patches(self):
+        """The pixels of each patch."""
+        at_once = 1 + self.paired
+        return [range(p, min(p + at_once, self.pixels)) for p in range(0, self.pixels, at_once)]
 
     @property
     def sum_words(self):
@@ -120,12 +130,16 @@ class Row:
 
     def encoded(self, config):
         fields = vars(self) | {
-            "pixels": self.pixels - 1, "words": self.sum_words - 1, "groups": self.groups - 1,
+            "pixels": len(self.patches) - 1, "words": self.sum_words - 1, "groups": self.groups - 1,
             "freed": self.gives_back - 1,
             "bounds": dict(zip(("zero_point", "lo", "hi"), self.bounds, strict=True)),
         }  # fmt: skip
         if not config.residual_lanes:
             assert not fields.pop("idle") and not fields.pop("residual")
+        if config.pixels > 1:
+            fields["odd"] = self.pixels % 2
+        else:
+            assert not fields.pop("paired")
         return array_job(config).const(fields).as_value().value
 
 
@@ -139,6 +153,8 @@ def random_rows(rng, config, count):
             most, idle = config.residual_beats - 1, max(config.residual_beats - words, 0)
             adds["idle"] = rng.choice((idle, idle, most))
             adds["residual"], adds["freed"] = rng.randint(1, config.residual_scale_depth - 1), words + groups
+        elif config.pixels > 1:
+            adds["paired"] = int(rng.random() < 0.7)
         lo, hi = sorted((rng.randint(-128, 127), rng.randint(-128, 127)))
         rows.append(
             Row(
@@ -209,13 +225,14 @@ async def play(ctx, dut, config, rows, patches, *, residuals=(), seed=0, job_gap
             done.taken.append(cycle)
             idle = 0
         if ctx.get(dut.made_valid):
-            done.made.append((cycle, unpacked(ctx.get(dut.made), 8, config.lanes)))
+            done.made.append((cycle, made_words(ctx.get(dut.made_valid), ctx.get(dut.made), config)))
         if ctx.get(dut.added):
             done.added.append(cycle)
         if enable := ctx.get(dut.w_en):
             idle = 0
             done.writes.append(
-                (cycle, enable, ctx.get(dut.w_addr), unpacked(ctx.get(dut.w_data), 8, config.lanes),
+                (cycle,
+                 written(enable, ctx.get(Value.cast(dut.w_addr)), ctx.get(Value.cast(dut.w_data)), config),
                  ctx.get(dut.row_written), ctx.get(dut.finished))
             )  # fmt: skip
         else:
@@ -226,6 +243,19 @@ async def play(ctx, dut, config, rows, patches, *, residuals=(), seed=0, job_gap
     return done
 
 
+def made_words(valid, word, config):
+    """The values of each pixel that is there."""
+    words = [unpacked(word >> config.word_bits * n, 8, config.lanes) for n in range(config.pixels)]
+    return [values for n, values in enumerate(words) if valid >> n & 1]
+
+
+def written(enable, addresses, words, config):
+    """Address and values by bank."""
+    at = [addresses >> config.address_bits * c & (1 << config.address_bits) - 1 for c in range(3)]
+    values = [unpacked(words >> config.word_bits * c, 8, config.lanes) for c in range(3)]
+    return {bank: (at[bank % 3], values[bank % 3]) for bank in range(9) if enable >> bank & 1}
+
+
 def check(done, rows, patches, contents, config, *, residuals=(), sums=()):
     """Every write, job and return of room, in the cycle in which it must be.
 
@@ -234,39 +264,39 @@ def check(done, rows, patches, contents, config, *, residuals=(), sums=()):
     latency = MacArray.latency(config)
     columns = np.arange(config.lanes)
     address_mask = (1 << config.address_bits) - 1
-    last, pixel, taken, freed, writes, made, added_at = -1, 0, [], [], [], [], []
+    last, number_of_patch, taken, freed, writes, made, added_at = -1, 0, [], [], [], [], []
+    to_made = latency - ResidualAdder.latency(config) - (config.pixels - 1)
     for number, row in enumerate(rows):
         taken.append(max(done.offered[number], last + 1))
         issue = taken[-1] + 1
-        for p in range(row.pixels):
+        for pixels in row.patches:
             # What a sum has beyond its patch is the last word again.
-            patch = np.asarray([*patches[pixel], *[patches[pixel][-1]] * row.idle], np.int64)
-            issue = max(issue, done.arrived[pixel] + 1)
+            patch = patches[number_of_patch]
+            patch = np.asarray([*patch, *[patch[-1]] * row.idle], np.int64)
+            issue = max(issue, done.arrived[number_of_patch] + 1)
             for group in range(row.groups):
                 first = row.weights + group * row.sum_words
                 weights = contents.weights[:, first : first + row.sum_words].astype(np.int64)
                 issue += row.sum_words
-                row_ends = p == row.pixels - 1 and group == row.groups - 1
-                column = row.column_residue + p
-                total = np.einsum("wk,nwk->n", patch, weights)
-                values = contents.results(total, columns, row.scales + group, config, row.bounds).tolist()
-                made.append((issue - 1 + latency - ResidualAdder.latency(config), values))
-                if row.residual:
-                    which, words = sums[row.residual - 1], residuals[pixel][group]
-                    values = [added(which, a, b) for a, b in zip(values, words, strict=True)]
-                    added_at.append(issue - 1 + latency)
-                writes.append(
-                    (
-                        issue - 1 + latency,
-                        1 << 3 * row.row_residue + column % 3,
-                        row.address + column // 3 * row.column_pitch + group & address_mask,
-                        values,
-                        int(row_ends),
-                        int(row_ends and row.last),
-                    )
-                )
+                row_ends = pixels[-1] == row.pixels - 1 and group == row.groups - 1
+                part = config.array_rows // (1 + row.paired)
+                made_now, here = [], {}
+                for n, p in enumerate(pixels):
+                    its_own = slice(part * n, part * (n + 1))
+                    total = np.einsum("wk,nwk->n", patch[:, its_own], weights[..., its_own])
+                    values = contents.results(total, columns, row.scales + group, config, row.bounds).tolist()
+                    made_now.append(values)
+                    if row.residual:
+                        which, words = sums[row.residual - 1], residuals[number_of_patch][group]
+                        values = [added(which, a, b) for a, b in zip(values, words, strict=True)]
+                        added_at.append(issue - 1 + latency)
+                    column = row.column_residue + p
+                    address = row.address + column // 3 * row.column_pitch + group & address_mask
+                    here[3 * row.row_residue + column % 3] = address, values
+                made.append((issue - 1 + to_made, made_now))
+                writes.append((issue - 1 + latency, here, int(row_ends), int(row_ends and row.last)))
             freed.append((issue + 1, row.gives_back))
-            pixel += 1
+            number_of_patch += 1
         last = issue - 1
     assert done.taken == taken
     assert done.freed == freed
@@ -281,7 +311,7 @@ def check(done, rows, patches, contents, config, *, residuals=(), sums=()):
 def random_patches(rows, config, seed):
     rng = np.random.default_rng(seed)
     patches = [
-        rng.integers(-128, 128, (row.words, config.array_rows), np.int8) for row in rows for _ in range(row.pixels)
+        rng.integers(-128, 128, (row.words, config.array_rows), np.int8) for row in rows for _ in row.patches
     ]
     for patch in patches[::3]:
         patch[:] = rng.choice([-128, 127], patch.shape)
@@ -289,15 +319,17 @@ def random_patches(rows, config, seed):
 
 
 @pytest.mark.parametrize(
-    "lanes, words, outputs, patch_gap, job_gap",
+    "lanes, words, outputs, pixels, patch_gap, job_gap",
     [
-        (1, 1, 1, 0.0, 0.0), (2, 2, 1, 0.0, 0.0), (3, 2, 1, 0.9, 0.0), (4, 1, 1, 0.5, 0.9),
-        (2, 1, 2, 0.0, 0.0), (2, 3, 2, 0.9, 0.0), (4, 1, 2, 0.5, 0.9), (6, 1, 2, 0.0, 0.0),
+        (1, 1, 1, 1, 0.0, 0.0), (2, 2, 1, 1, 0.0, 0.0), (3, 2, 1, 1, 0.9, 0.0), (4, 1, 1, 1, 0.5, 0.9),
+        (2, 1, 2, 1, 0.0, 0.0), (2, 3, 2, 1, 0.9, 0.0), (4, 1, 2, 1, 0.5, 0.9), (6, 1, 2, 1, 0.0, 0.0),
+        (1, 2, 1, 2, 0.0, 0.0), (3, 2, 1, 2, 0.9, 0.0), (2, 4, 1, 2, 0.5, 0.9), (3, 6, 1, 2, 0.0, 0.0),
+        (2, 2, 2, 2, 0.0, 0.0), (4, 2, 2, 2, 0.5, 0.9), (2, 6, 2, 2, 0.9, 0.0),
     ],
 )  # fmt: skip
-def test_array(lanes, words, outputs, patch_gap, job_gap):
+def test_array(lanes, words, outputs, pixels, patch_gap, job_gap):
     """Rows of all shapes, patches early and late, jobs early and late: two programs, one start each."""
-    config = small_config(lanes=lanes, words=words, outputs=outputs)
+    config = small_config(lanes=lanes, words=words, outputs=outputs, pixels=pixels)
     contents = random_contents(config, lanes)
     dut = MacArray(config, select=selects(config), init=contents.words(config))
     runs = []
@@ -315,14 +347,15 @@ def test_array(lanes, words, outputs, patch_gap, job_gap):
         assert sum(finished for *_, finished in writes) == 1
 
 
-@pytest.mark.parametrize("lanes, residual_lanes, outputs, patch_gap, job_gap", [
-    (1, 1, 1, 0.0, 0.0), (2, 1, 1, 0.0, 0.0), (4, 1, 1, 0.3, 0.0), (4, 2, 1, 0.0, 0.7), (3, 3, 1, 0.6, 0.0),
-    (4, 2, 2, 0.0, 0.0), (2, 1, 2, 0.3, 0.7),
+@pytest.mark.parametrize("lanes, residual_lanes, outputs, pixels, patch_gap, job_gap", [
+    (1, 1, 1, 1, 0.0, 0.0), (2, 1, 1, 1, 0.0, 0.0), (4, 1, 1, 1, 0.3, 0.0), (4, 2, 1, 1, 0.0, 0.7),
+    (3, 3, 1, 1, 0.6, 0.0), (4, 2, 2, 1, 0.0, 0.0), (2, 1, 2, 1, 0.3, 0.7),
+    (2, 1, 1, 2, 0.0, 0.0), (4, 2, 2, 2, 0.3, 0.0), (3, 3, 1, 2, 0.0, 0.7),
 ])  # fmt: skip
-def test_array_with_residuals(lanes, residual_lanes, outputs, patch_gap, job_gap):
+def test_array_with_residuals(lanes, residual_lanes, outputs, pixels, patch_gap, job_gap):
     """Rows whose results are added to, amid rows whose are not; sums no longer than the adder needs them."""
-    config = small_config(lanes=lanes, words=1, outputs=outputs, residual_lanes=residual_lanes, residual_scale_depth=4,
-                          residual_window_bits=30)  # fmt: skip
+    config = small_config(lanes=lanes, words=pixels, outputs=outputs, pixels=pixels, residual_lanes=residual_lanes,
+                          residual_scale_depth=4, residual_window_bits=30)  # fmt: skip
     contents = random_contents(config, lanes)
     sums = [parameters(random.Random(lanes + n)) for n in range(3)]
     dut = MacArray(config, select=selects(config), init=contents.words(config) | memory_words(sums))
@@ -335,7 +368,7 @@ def test_array_with_residuals(lanes, residual_lanes, outputs, patch_gap, job_gap
             patches = random_patches(rows, config, seed)
             residuals = [
                 [[rng.randint(-128, 127) for _ in range(lanes)] for _ in range(row.groups if row.residual else 0)]
-                for row in rows for _ in range(row.pixels)
+                for row in rows for _ in row.patches
             ]  # fmt: skip
             given = dict(residuals=residuals, seed=seed, job_gap=job_gap, patch_gap=patch_gap)
             runs.append((await play(ctx, dut, config, rows, patches, **given), rows, patches, residuals))
@@ -344,20 +377,23 @@ def test_array_with_residuals(lanes, residual_lanes, outputs, patch_gap, job_gap
     for done, rows, patches, residuals in runs:
         check(done, rows, patches, contents, config, residuals=residuals, sums=sums)
         assert {bool(row.residual) for row in rows} == {False, True}
+        assert {row.paired for row in rows} == set(range(pixels))
         assert len(done.added) > 10
 
 
-@pytest.mark.parametrize("lanes, outputs", [(3, 1), (8, 1), (9, 1), (4, 2), (8, 2)])
-def test_a_result_every_cycle(lanes, outputs):
+@pytest.mark.parametrize(
+    "lanes, outputs, pixels", [(3, 1, 1), (8, 1, 1), (9, 1, 1), (4, 2, 1), (8, 2, 1), (3, 1, 2), (8, 2, 2)]
+)
+def test_a_result_every_cycle(lanes, outputs, pixels):
     """One patch word a pixel: as many results are on their way as the latency allows.
 
     With 8 columns these are nearly all that the ring of destinations holds, with 9 the next larger ring is needed.
     """
-    config = small_config(lanes=lanes, words=1, outputs=outputs)
+    config = small_config(lanes=lanes, words=pixels, outputs=outputs, pixels=pixels)
     contents = random_contents(config, 1)
     rows = [
-        Row(pixels=14, words=1, groups=8, weights=n, scales=n, address=3, column_pitch=8, row_residue=n,
-            last=int(n == 2), bounds=(n, -128, 127))
+        Row(pixels=14 * pixels, words=1, groups=8, weights=n, scales=n, address=3, column_pitch=8, row_residue=n,
+            paired=pixels - 1, last=int(n == 2), bounds=(n, -128, 127))
         for n in range(3)
     ]  # fmt: skip
     patches = random_patches(rows, config, 2)
@@ -416,10 +452,12 @@ def test_start_while_running(after):
     check(kept[0], rows, patches, contents, config)
 
 
-@pytest.mark.parametrize("lanes, words, outputs", [(3, 2, 1), (4, 1, 2)])
-def test_filled_over_the_bus(lanes, words, outputs):
+@pytest.mark.parametrize("lanes, words, outputs, pixels", [(3, 2, 1, 1), (4, 1, 2, 1), (4, 2, 2, 2)])
+def test_filled_over_the_bus(lanes, words, outputs, pixels):
     """The fill bus reaches every column's three memories, each under its own selects; words of two slices."""
-    config = small_config(lanes=lanes, words=words, outputs=outputs, weight_depth=40, scale_depth=12)
+    config = small_config(
+        lanes=lanes, words=words, outputs=outputs, pixels=pixels, weight_depth=40, scale_depth=12
+    )
     contents = random_contents(config, 7)
     select = selects(config)
     rows = random_rows(random.Random(8), config, 4)
@@ -430,7 +468,7 @@ def test_filled_over_the_bus(lanes, words, outputs):
     async def bench(ctx):
         for name, words in contents.words(config).items():
             for address, word in enumerate(words):
-                for part in range(2):
+                for part in range(4):
                     piece = word >> 36 * part & (1 << 36) - 1
                     fill = 1 | select[name] + part << 1 | address << 11 | piece << 27
                     ctx.set(Value.cast(dut.fill), fill)
@@ -444,11 +482,15 @@ def test_filled_over_the_bus(lanes, words, outputs):
 
 
 @pytest.mark.parametrize(
-    "lanes, words, outputs", [(1, 1, 1), (3, 2, 1), (5, 1, 1), (2, 1, 2), (4, 2, 2), (6, 1, 2), (8, 2, 2)]
-)
-def test_column(lanes, words, outputs):
+    "lanes, words, outputs, pixels",
+    [
+        (1, 1, 1, 1), (3, 2, 1, 1), (5, 1, 1, 1), (2, 1, 2, 1), (4, 2, 2, 1), (6, 1, 2, 1), (8, 2, 2, 1),
+        (1, 2, 1, 2), (3, 4, 1, 2), (2, 2, 2, 2), (4, 4, 2, 2),
+    ],
+)  # fmt: skip
+def test_column(lanes, words, outputs, pixels):
     """A column alone: its inputs leave a cycle later, its sums follow the documented delays."""
-    config = small_config(lanes=lanes, words=words, outputs=outputs)
+    config = small_config(lanes=lanes, words=words, outputs=outputs, pixels=pixels)
     contents = random_contents(config, 9)
     number = lanes // outputs - 1
     channels = list(range(lanes - outputs, lanes))
@@ -460,6 +502,8 @@ def test_column(lanes, words, outputs):
     weight = rng.integers(0, config.weight_depth, count).tolist()
     first = (rng.random(count) < 0.4).astype(int).tolist()
     first[0] = 1
+    # A sum is of one kind from its beginning to its end.
+    joined = rng.integers(0, 2, count)[np.maximum.accumulate(np.arange(count) * first)].tolist()
     scale = rng.integers(0, config.scale_depth, count).tolist()
     x_at, scale_at, latency = Column.weight_latency, Column.scale_delay(config), Column.latency(config)
     cycles = count + latency
@@ -471,11 +515,18 @@ def test_column(lanes, words, outputs):
         "x": at(x_at, [packed(word, 8) for word in x]), "weight": at(0, weight),
         "first": at(x_at + Column.sum_delay(config), first), "scale": at(scale_at, scale),
     }  # fmt: skip
+    if pixels > 1:
+        ports["joined"] = at(x_at + Column.sum_delay(config) - 1, joined)
     seen = drive(dut, ports, ["o"])
-    total, expected = np.zeros(outputs, np.int64), []
+    got = [np.reshape(unpacked(word, 11, outputs * pixels), (pixels, outputs)) for word in seen["o"][latency:]]
+    half = config.array_rows // 2
+    kinds = [slice(None), slice(0, half), slice(half, None)]  # all rows, those of either pixel
+    totals = np.zeros((len(kinds), outputs), np.int64)
     for n in range(count):
-        products = contents.weights[channels, weight[n]].astype(np.int64) @ x[n].astype(np.int64)
-        total = products if first[n] else total + products
-        bounds = 0, -512, 512
-        expected.append(contents.results(total, channels, scale[n], config, bounds).tolist())
-    assert [unpacked(word, 11, outputs) for word in seen["o"][latency:]] == expected
+        w, v = contents.weights[channels, weight[n]].astype(np.int64), x[n].astype(np.int64)
+        products = np.array([w[:, kind] @ v[kind] for kind in kinds])
+        totals = products if first[n] else totals + products
+        shown = totals[[0]] if pixels == 1 else totals[[0 if joined[n] else 1, 2]]
+        for pixel, total in enumerate(shown):
+            expected = contents.results(total, channels, scale[n], config, (0, -512, 512))
+            assert got[n][pixel].tolist() == expected.tolist(), (n, pixel)

@@ -162,7 +162,7 @@ def test_simulate_other_rtl_as_a_program(tmp_path):
     (tmp_path / "one.toml").write_text(tomli_w.dumps(document))
     core = plan(lower(load(tmp_path / "one.toml")), boards.get("sim"), array=(2, 2)).verilog()
     head, begin, text = core.partition("\nmodule \\core.array.column_0 ")
-    (tmp_path / "bad.v").write_text(head + begin + text.replace("$signed(base_0) + ", "$signed(base_0) - ", 1))
+    (tmp_path / "bad.v").write_text(head + begin + text.replace("$signed(base_0_0) + ", "$signed(base_0_0) - ", 1))
     options = "--board", "sim", "--array", "2x2", "--random", 2, "--seed", 3, "--json", "-o", tmp_path / "out"
     result = program("simulate", tmp_path / "one.toml", *options, "--rtl", tmp_path / "bad.v")
     report = json.loads(result.stdout)

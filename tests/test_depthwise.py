@@ -117,7 +117,7 @@ def engine_script(config, seed, count, *, maximum=False):
     }  # fmt: skip
     latency, lead = DepthwiseEngine.latency(config), DepthwiseEngine.lead
     cycles = count + lead + latency
-    ports = {name: [0] * cycles for name in ("window", "valid", "first", "last", "end", "coefficient", "scale")}
+    ports = {name: [0] * cycles for name in ("window", "valid", "first", "last", "ends", "coefficient", "scale")}
     zero_point, lo, hi = bounds = int(rng.integers(-40, 40)), -100, 90
     ports["bounds"] = [packed(bounds, 8)] * cycles
     ports["maximum"] = [int(maximum)] * cycles
@@ -127,7 +127,7 @@ def engine_script(config, seed, count, *, maximum=False):
         sums = np.full(lanes, -256 if maximum else 0, np.int64)
         number = int(rng.choice([1, 1, 2, 4]))
         scale = int(rng.integers(scales))
-        end = int(rng.integers(2))
+        ends = int(rng.integers(4))
         for tile in range(number):
             address = int(rng.integers(depth))
             window = rng.integers(-128, 128, (9, lanes), np.int8)
@@ -143,14 +143,14 @@ def engine_script(config, seed, count, *, maximum=False):
             ports["valid"][at] = 1
             ports["first"][at] = int(tile == 0)
             ports["last"][at] = int(tile == number - 1)
-            ports["end"][at] = end & int(tile == number - 1)
+            ports["ends"][at] = ends * (tile == number - 1)
             ports["coefficient"][at - lead] = address
             ports["scale"][at - lead] = scale
             at += 1
         total = np.clip(sums + bias[scale], -half, half - 1)
         scaled = multiply_by_quantized_multiplier(total, multiplier[scale], -shift[scale])
         values = np.clip(np.clip(scaled, -512, 512) + zero_point, lo, hi)
-        expected.append((at - 1 + latency, values.tolist(), end))
+        expected.append((at - 1 + latency, values.tolist(), ends))
         if rng.random() < 0.3:
             # A gap between results shows nothing, whatever lies on the other wires.
             ports["last"][at] = 1
@@ -160,8 +160,8 @@ def engine_script(config, seed, count, *, maximum=False):
 
 def engine_results(seen, config):
     return [
-        (cycle, unpacked(word, 8, config.lanes), end)
-        for cycle, (word, valid, end) in enumerate(zip(seen["o"], seen["o_valid"], seen["o_end"], strict=True))
+        (cycle, unpacked(word, 8, config.lanes), ends)
+        for cycle, (word, valid, ends) in enumerate(zip(seen["o"], seen["o_valid"], seen["o_ends"], strict=True))
         if valid
     ]
 
@@ -172,7 +172,7 @@ def test_engine(lanes, seed):
     config = small_config(lanes=lanes)
     contents, ports, expected = engine_script(config, seed, 250)
     dut = DepthwiseEngine(config, select=SELECT, init=contents)
-    seen = drive(dut, ports, ["o", "o_valid", "o_end"])
+    seen = drive(dut, ports, ["o", "o_valid", "o_ends"])
     assert engine_results(seen, config) == expected
     values = [value for _, values, _ in expected for value in values]
     assert {-100, 90} < set(values) and len(expected) > 80
@@ -183,7 +183,7 @@ def test_engine_takes_maxima(lanes, seed):
     config = small_config(lanes=lanes, max_pool=True)
     contents, ports, expected = engine_script(config, seed, 250, maximum=True)
     dut = DepthwiseEngine(config, select=SELECT, init=contents)
-    seen = drive(dut, ports, ["o", "o_valid", "o_end"])
+    seen = drive(dut, ports, ["o", "o_valid", "o_ends"])
     assert engine_results(seen, config) == expected
     values = [value for _, values, _ in expected for value in values]
     assert {-100, 90} < set(values) and len(set(values)) > 20
@@ -194,7 +194,7 @@ def test_engine_filled_over_the_bus():
     config = small_config(lanes=2)
     contents, ports, expected = engine_script(config, 5, 60)
     dut = DepthwiseEngine(config, select=SELECT, init={})
-    seen = {"o": [], "o_valid": [], "o_end": []}
+    seen = {"o": [], "o_valid": [], "o_ends": []}
 
     async def bench(ctx):
         for name, bits in (

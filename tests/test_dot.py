@@ -23,10 +23,12 @@ def weights_of(rng, shape):
     return first, second
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 8, 13, 16])
 @pytest.mark.parametrize("outputs", [1, 2])
-def test_sums(rows, outputs):
-    """Extreme and random operands, new ones every cycle."""
+@pytest.mark.parametrize(
+    "rows, pixels", [(rows, pixels) for rows in (1, 2, 3, 4, 5, 6, 8, 13, 16) for pixels in (1, 2) if rows % pixels == 0]
+)
+def test_sums(rows, outputs, pixels):
+    """Extreme and random operands, new ones every cycle; of two pixels each half of the rows, or all for the first."""
     rng = np.random.default_rng(rows * 2 + outputs)
     count = 400
     x = np.where(
@@ -36,13 +38,22 @@ def test_sums(rows, outputs):
     assert packable(first, second)
     channels = [first, second][:outputs]
     held = [first] if outputs == 1 else packed_weights(first, second)
-    dut = DotProduct(rows=rows, outputs=outputs, primitives="portable")
-    latency = dut.latency(rows, outputs)
+    dut = DotProduct(rows=rows, outputs=outputs, pixels=pixels, primitives="portable")
+    latency = dut.latency(rows, outputs, pixels)
     words = [packed(np.stack([part[n] for part in held], axis=-1).reshape(-1), 8) for n in range(count)]
-    seen = drive(dut, {"x": [packed(row, 8) for row in x] + [0] * latency, "weights": words + [0] * latency}, ["o"])
+    ports = {"x": [packed(row, 8) for row in x] + [0] * latency, "weights": words + [0] * latency}
+    joined = rng.integers(0, 2, count).tolist()
+    if pixels > 1:
+        ports["joined"] = [0] * (latency - 1) + joined + [0]
+    seen = drive(dut, ports, ["o"])
     bits = 16 + (rows - 1).bit_length()
-    got = [unpacked(word, bits, outputs) for word in seen["o"][latency:]]
-    expected = [[int(row @ channel[n]) for channel in channels] for n, row in enumerate(x)]
+    got = [unpacked(word, bits, outputs * pixels) for word in seen["o"][latency:]]
+    half = rows // 2
+    parts = [[slice(None)], [[slice(0, half), slice(half, None)], [slice(None), slice(half, None)]]]
+    expected = []
+    for n, row in enumerate(x):
+        shown = parts[0] if pixels == 1 else parts[1][joined[n]]
+        expected.append([int(row[part] @ channel[n][part]) for part in shown for channel in channels])
     wrong = [(n, e, g) for n, (e, g) in enumerate(zip(expected, got, strict=True)) if e != g]
     assert not wrong, f"{len(wrong)} of {count}, first: {wrong[:3]}"
 
@@ -71,6 +82,7 @@ def test_packable():
 def test_latencies():
     assert [DotProduct.latency(rows, 1) for rows in (1, 2, 3, 16)] == [3, 4, 5, 7]
     assert [DotProduct.latency(rows, 2) for rows in (1, 2, 3, 16, 32)] == [6, 6, 7, 9, 10]
+    assert [DotProduct.latency(rows, outputs, 2) for rows in (2, 16, 32) for outputs in (1, 2)] == [4, 7, 7, 9, 8, 10]
 
 
 @pytest.mark.parametrize("outputs", [0, 3])
@@ -78,3 +90,10 @@ def test_refuses(outputs):
     with pytest.raises(ValueError) as caught:
         DotProduct(rows=2, outputs=outputs, primitives="portable")
     assert str(caught.value) == f"outputs must be 1 or 2, not {outputs}"
+
+
+@pytest.mark.parametrize("rows, pixels", [(3, 2), (4, 0), (9, 3)])
+def test_refuses_pixels(rows, pixels):
+    with pytest.raises(ValueError) as caught:
+        DotProduct(rows=rows, outputs=1, pixels=pixels, primitives="portable")
+    assert str(caught.value) == f"pixels must be 1 or 2 and divide {rows} rows, not {pixels}"

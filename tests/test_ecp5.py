@@ -16,7 +16,7 @@ from amaranth.back import rtlil
 from amaranth.hdl import Fragment
 from amaranth.lib import wiring
 from ports import corners, packed, small_config, unpacked
-from test_array import Run, check, random_contents, random_patches, random_rows, selects
+from test_array import Run, check, made_words, random_contents, random_patches, random_rows, selects, written
 from test_depthwise import SELECT, engine_results, engine_script
 
 from gen import tools
@@ -135,7 +135,7 @@ def add_engines(top):
     engine = m.submodules.engine = DepthwiseEngine(CONFIG, select=SELECT, init=contents)
     for name in script:
         top.drive(f"engine_{name}", getattr(engine, name))
-    for name in ("o", "o_valid", "o_end"):
+    for name in ("o", "o_valid", "o_ends"):
         top.watch(f"engine_{name}", getattr(engine, name))
 
     rows, _ = array_program()
@@ -149,7 +149,7 @@ def add_engines(top):
     wiring.connect(m, program.jobs, array.jobs)
     m.d.comb += [patch.r_addr.eq(array.patch), array.x.eq(patch.r_data), array.arrived.eq(patch.arrived)]
     top.drive("array_start", array.start, program.start, patch.start)
-    for name in ("valid", "end", "data"):
+    for name in ("valid", "ends", "data"):
         top.drive(f"patch_{name}", getattr(patch, name))
     m.d.comb += patch.full.eq(1)
     top.watch("array_arrived", patch.arrived)
@@ -312,7 +312,7 @@ def test_depthwise_engine(played):
     """The emitted engine on the vendor's cells, cycle by cycle."""
     _, script, expected = engine_script(CONFIG, ENGINE_SEED, 400)
     cycles = len(script["valid"])
-    seen = {name: played[f"engine_{name}"][:cycles] for name in ("o", "o_valid", "o_end")}
+    seen = {name: played[f"engine_{name}"][:cycles] for name in ("o", "o_valid", "o_ends")}
     assert engine_results(seen, CONFIG) == expected and len(expected) > 100
 
 
@@ -326,14 +326,14 @@ def test_array(played):
     done.arrived = [cycle for cycle, bit in enumerate(played["array_arrived"]) if bit]
     done.freed = [(cycle, words) for cycle, words in enumerate(played["array_freed"]) if words]
     done.made = [
-        (cycle, unpacked(word, 8, CONFIG.lanes))
+        (cycle, made_words(valid, word, CONFIG))
         for cycle, (valid, word) in enumerate(zip(played["array_made_valid"], played["array_made"], strict=True))
         if valid
     ]
     fields = ("w_en", "w_addr", "w_data", "row_written", "finished")
-    for cycle, (enable, address, word, row, finished) in enumerate(
+    for cycle, (enable, addresses, words, row, finished) in enumerate(
         zip(*(played[f"array_{name}"] for name in fields), strict=True)
     ):
         if enable:
-            done.writes.append((cycle, enable, address, unpacked(word, 8, CONFIG.lanes), row, finished))
+            done.writes.append((cycle, written(enable, addresses, words, CONFIG), row, finished))
     check(done, rows, patches, random_contents(CONFIG, ARRAY_SEED), CONFIG)

@@ -7,14 +7,14 @@ from amaranth import Value
 from ports import packed, simulate, small_config
 from test_memory import fill_word
 
-from hw.config import BANKS
+from hw.config import BANKS, WINDOW
 from hw.features import FeatureMemory
 from hw.memory import SLICE_BITS, slices_of
 
 
 @pytest.mark.parametrize("lanes, depth", [(1, 5), (3, 40), (6, 600)])
 def test_feature_memory(lanes, depth):
-    """Words written by the array and slices by the host can be read two cycles later, in all banks at once."""
+    """Words written by the array, others in each column of banks, and slices by the host: read two cycles later."""
     config = small_config(lanes=lanes, feature_depth=depth)
     rng, slices = random.Random(lanes), slices_of(config.word_bits)
     words = [[rng.getrandbits(config.word_bits) for _ in range(depth)] for _ in range(BANKS)]
@@ -33,10 +33,11 @@ def test_feature_memory(lanes, depth):
                 words[bank][address] = words[bank][address] & ~mask | value & mask
             changes = []
             enable, fill = 0, fill_word(0, 0, 0, write=0)
-            w_addr, w_data = rng.randrange(depth), rng.getrandbits(config.word_bits)
+            w_addr = [rng.randrange(depth) for _ in range(WINDOW)]
+            w_data = [rng.getrandbits(config.word_bits) for _ in range(WINDOW)]
             if rng.random() < 0.4:
                 enable = rng.getrandbits(BANKS)
-                changes += [(n, w_addr, -1, w_data) for n in range(BANKS) if enable >> n & 1]
+                changes += [(n, w_addr[n % 3], -1, w_data[n % 3]) for n in range(BANKS) if enable >> n & 1]
             elif rng.random() < 0.6:
                 number, address = rng.randrange(-2, slices * BANKS + 2), rng.randrange(depth + 3)
                 value = rng.getrandbits(SLICE_BITS)
@@ -50,8 +51,8 @@ def test_feature_memory(lanes, depth):
             reads = [rng.choice([a for a in range(depth) if (bank, a) not in busy]) for bank in range(BANKS)]
             expected.append([words[bank][address] for bank, address in enumerate(reads)])
             ctx.set(dut.w_en, enable)
-            ctx.set(dut.w_addr, w_addr)
-            ctx.set(dut.w_data, w_data)
+            ctx.set(Value.cast(dut.w_addr), packed(w_addr, config.address_bits))
+            ctx.set(Value.cast(dut.w_data), packed(w_data, config.word_bits))
             ctx.set(Value.cast(dut.fill), fill)
             ctx.set(Value.cast(dut.r_addr), packed(reads, config.address_bits))
             await ctx.tick()

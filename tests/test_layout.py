@@ -1,5 +1,6 @@
 """Layout: every tensor whole and apart from the others, every weight where its activation comes."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -212,12 +213,13 @@ def test_all_inputs_are_there_from_the_start():
 
 
 def patch_bytes(stage, x, array):
-    """What the array reads for each pixel, in the engines' order: (rows, columns, patch words, lanes * words).
+    """What the array reads for each pixel, in the engines' order: (rows, columns, patch words, its part of a word).
 
     Depthwise results, or one input word after another of each window (wide), or the windows' bytes column by column:
     all of them in patch words, or as many as a feature word holds (narrow).
     """
-    patches, lanes, words = patches_of(stage, array), array.lanes, array.words
+    patches, lanes = patches_of(stage, array), array.lanes
+    part = array.array_rows // patches.pixels
     if stage.front is not None:
         shown = front_of(stage, x)[:, :, None, None]
         down, across = 1, 1
@@ -235,14 +237,14 @@ def patch_bytes(stage, x, array):
         if patches.mode == WindowMode.NARROW:
             for top, left in np.ndindex(*patches.tiles):
                 piece = window[3 * top : 3 * top + 3, step * left : step * left + 3].transpose(1, 0, 2).tobytes()
-                length = patches.beats * lanes * words if patches.whole else lanes
+                length = patches.beats * part if patches.whole else lanes
                 patch += piece[:length].ljust(length, b"\x33")
         else:
             for group in np.split(padded(window, lanes), patches.groups, -1):
                 for top, left in np.ndindex(-(-down // 3), -(-across // 3)):
                     patch += group[3 * top : 3 * top + 3, 3 * left : 3 * left + 3].tobytes()
-        made.append(np.frombuffer(bytes(patch).ljust(patches.words * lanes * words, b"\x55"), np.int8))
-    shown = np.array(made).reshape(*size, patches.words, lanes * words)
+        made.append(np.frombuffer(bytes(patch).ljust(patches.words * part, b"\x55"), np.int8))
+    shown = np.array(made).reshape(*size, patches.words, part)
     # Whatever a longer sum reads behind its patch, its last word in fact, meets weights of 0.
     return np.concatenate([shown, *[shown[:, :, -1:]] * (patches.sum_words - patches.words)], axis=2)
 
@@ -273,20 +275,40 @@ def test_weights_meet_depthwise_results_and_whole_maps(lanes, words):
     assert_products(stage, tensor((3, 4, 9)), lanes, words)
 
 
-def assert_products(stage, x, lanes, words, *, residual_lanes=0):
+@pytest.mark.parametrize("lanes, words", [(2, 2), (3, 4), (4, 4), (8, 2), (2, 6)])
+@pytest.mark.parametrize("kernel, channels", [((1, 1), 3), ((1, 1), 17), ((3, 3), 5), ((3, 3), 17), ((10, 4), 1)])
+def test_weights_meet_the_activations_of_two_pixels(lanes, words, kernel, channels):
+    """Each half of a patch word has all weights of its pixel, in stages in which that saves words; and nothing else."""
+    sides = tuple(side // 2 for k in kernel for side in (k - 1, k))
+    for width in (1, 4, 5):
+        layer = convolution("c", "x", (5, width, 7), channels_in=channels, kernel=kernel, padding=sides)
+        (stage,) = stages_of(network((5, width, channels), layer))
+        one, two = (patches_of(stage, ArrayShape(lanes=lanes, words=words, pixels=n)) for n in (1, 2))
+        taps = 9 if kernel == (3, 3) and channels > min(4, lanes) else 1
+        fine = -(-channels // lanes) * taps * 2 / words  # halves of patch words that a pixel fills
+        together = {2: 2, 4: 2, 6: 3}[words]
+        divided = taps > 1 and (words // 2) % together
+        if kernel != (10, 4) and not one.whole:
+            saves = -(-width // 2) * math.ceil(fine) < width * math.ceil(fine / 2)
+            assert (two.pixels == 2) == (saves and not divided)
+        assert_products(stage, tensor((5, width, channels)), lanes, words, pixels=2)
+
+
+def assert_products(stage, x, lanes, words, *, residual_lanes=0, pixels=1):
     """Each column's weights, times the patches as they come, give the stage's sums, group by group."""
-    array = ArrayShape(lanes=lanes, words=words, residual_lanes=residual_lanes)
+    array = ArrayShape(lanes=lanes, words=words, residual_lanes=residual_lanes, pixels=pixels)
     columns = weight_words(stage, array).astype(np.int64)
     patches = patch_bytes(stage, x, array).astype(np.int64)
     groups = -(-stage.output_shape[2] // lanes)
     assert columns.shape == (lanes, groups * patches.shape[2], lanes * words)
-    banks = columns.reshape(lanes, groups, patches.shape[2], lanes * words)
-    sums = np.einsum("yxwk,ngwk->yxgn", patches, banks).reshape(*patches.shape[:2], -1)
-    assert not sums[..., stage.output_shape[2] :].any()
-    sums = sums[..., : stage.output_shape[2]]
-    made = stage.scaling.results(sums + stage.scaling.bias)
+    banks = columns.reshape(lanes, groups, patches.shape[2], -1, patches.shape[3])
     alone = replace(stage, sum=None, residual=None, residual_scaling=None)
-    assert np.array_equal(made, run_stage(alone, x))
+    for part in range(patches_of(stage, array).pixels):
+        sums = np.einsum("yxwk,ngwk->yxgn", patches, banks[..., part, :]).reshape(*patches.shape[:2], -1)
+        assert not sums[..., stage.output_shape[2] :].any()
+        sums = sums[..., : stage.output_shape[2]]
+        made = stage.scaling.results(sums + stage.scaling.bias)
+        assert np.array_equal(made, run_stage(alone, x))
 
 
 @pytest.mark.parametrize(

@@ -286,18 +286,20 @@ def test_the_candidates_and_the_choice(digits):
     assert report["candidates"] == [vars(candidate) for candidate in chosen.candidates]
     (taken,) = (candidate for candidate in chosen.candidates if candidate.chosen)
     assert (taken.k, taken.n, taken.cycles) == (chosen.config.array_rows, chosen.config.lanes, chosen.cycles)
-    assert len({(c.k, c.n, c.packing) for c in chosen.candidates}) == len(chosen.candidates) > 24
+    assert len({(c.k, c.n, c.packing, c.pixels) for c in chosen.candidates}) == len(chosen.candidates) > 24
     enough = [c for c in chosen.candidates if c.fits and c.latency_us <= FAST_ENOUGH_US]
     assert chosen.reason == f"the smallest of the {len(enough)} that fit and take at most 100 us"
     assert taken.resources["lut"] == min(c.resources["lut"] for c in enough)
     for candidate in (chosen.candidates[3], chosen.candidates[-1]):
-        other = plan(digits, SIM, array=(candidate.k, candidate.n), packing=candidate.packing)
+        other = plan(
+                digits, SIM, array=(candidate.k, candidate.n), packing=candidate.packing, pixels=candidate.pixels
+            )
         assert (other.cycles, other.resources) == (candidate.cycles, candidate.resources)
     big = next(c for c in chosen.candidates if (c.k, c.n, c.packing) == (32, 8, False))
     assert (big.binding, big.fits, big.resources["mult"]) == ("mult", False, 256)
     lines = [" ".join(line.split()) for line in printed(chosen).splitlines()]
     rows = [line for line in lines if line.endswith(" chosen")]
-    assert rows and rows[0].startswith(f"{taken.k}x{taken.n} {1 + taken.packing} {taken.cycles:,} ")
+    assert rows and rows[0].startswith(f"{taken.k}x{taken.n} {1 + taken.packing} {taken.pixels} {taken.cycles:,} ")
     assert sum(line.endswith("does not fit") for line in lines) == sum(not c.fits for c in chosen.candidates) > 0
     assert f"chosen: {chosen.reason}" in lines
 

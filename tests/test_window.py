@@ -39,11 +39,18 @@ class Layer:
     repeats: int = 1  # how often each window comes, for kernels of one position
     step: int = 3  # columns from a window to the next
     whole: int = 0
+    paired: int = 0  # whether two pixels share a patch
 
     def __post_init__(self):
         self.tiles = -(-self.kernel[0] // 3), -(-self.kernel[1] // self.step)
         if self.repeats > 1:
             self.tiles, self.step = (1, self.repeats), 0
+
+    @property
+    def patches(self):
+        """The pixels of a row by patch."""
+        count = self.results[1]
+        return [range(p, min(p + 1 + self.paired, count)) for p in range(0, count, 1 + self.paired)]
 
     def groups(self, config):
         return -(-self.tensor.shape[2] // config.lanes)
@@ -83,6 +90,7 @@ def random_layer(rng, config, *, written=0, **fixed):
         "mode": rng.choice(list(WindowMode)),
         "repeats": rng.choice((1, 2, 4, 16)) if kernel == (1, 1) else 1,
         "step": rng.choice((1, 2, 3, 3)),
+        "paired": rng.randrange(config.pixels),
     } | fixed
     several = 1, 1, {1: 9, 2: 5, 3: 3, 4: 5, 6: 3}[config.words]
     fields.setdefault("beats", rng.choice((1, 2, 7) if fields["whole"] else several))
@@ -125,6 +133,8 @@ def placed(layer, config, rng, banks, base):
         "coefficients": layer.coefficients, "scales": layer.scales,
         "bounds": dict(zip(("zero_point", "lo", "hi"), layer.bounds, strict=True)),
     }  # fmt: skip
+    if config.pixels > 1:
+        fields["paired"] = layer.paired
     jobs = [layer_job(config).const(fields).as_value().value]
     for row in range(layer.results[0]):
         y = row * layer.stride[0] + top
@@ -142,7 +152,7 @@ def placed(layer, config, rng, banks, base):
 
 
 def expected_windows(layer, config):
-    """Rows of pixels of windows: (taps, piece, several, high half, first, last, end, coefficient, scale)."""
+    """Rows of pixels of windows: (taps, piece, several, high half, first, last, end, patch's end, coefficient, scale)."""
     height, width, channels = layer.tensor.shape
     groups, lanes = layer.groups(config), config.lanes
     # A tensor's lanes beyond its channels are 0 in memory; a padded position has the pad in every lane.
@@ -166,8 +176,9 @@ def expected_windows(layer, config):
                     for beat, piece in enumerate(pieces):
                         last = tile == count - 1
                         end = last and group == groups - 1 and beat == layer.beats - 1
+                        patch_end = end and any(column == patch[-1] for patch in layer.patches)
                         pixel.append(
-                            (words, *piece, layer.high[row], tile == 0, last, end,
+                            (words, *piece, layer.high[row], tile == 0, last, end, patch_end,
                              layer.coefficients + group * count + tile, layer.scales + group)
                         )  # fmt: skip
             pixels.append(pixel)
@@ -186,8 +197,8 @@ async def walk(ctx, dut, config, jobs, banks, patch_words, *, seed=0, job_gap=0.
                rows=(0, 0), cycles=8000):  # fmt: skip
     """Start ``dut``, feed it ``jobs``, memory, rows and room for ``cycles`` cycles or until it has rested.
 
-    ``patch_words`` has the patch's size for every pixel in order; ``rows`` are the first and last count of rows
-    written; gaps are probabilities of an idle cycle; room comes back ``free_delay`` cycles after a pixel, at random.
+    ``patch_words`` has the size of every patch in order; ``rows`` are the first and last count of rows written; gaps
+    are probabilities of an idle cycle; room comes back ``free_delay`` cycles after a patch, at random.
     """
     rng, done = random.Random(seed), Walk()
     written, most = rows
@@ -224,12 +235,13 @@ async def walk(ctx, dut, config, jobs, banks, patch_words, *, seed=0, job_gap=0.
             idle = 0
             word, value = ctx.get(ports["control"]), ctx.get(ports["window"])
             taps = [value >> n * config.word_bits & word_mask for n in range(9)]
-            several, first, last, end = (bool(word >> n & 1) for n in (6, 10, 11, 12))
+            several, first, last, end, patch_end = (bool(word >> n & 1) for n in (6, 10, 11, 12, 13))
             # Coefficient and scale addresses come before their window, for their memories' sake.
-            done.windows.append((cycle, (taps, word & 63, several, word >> 7 & 7, first, last, end, *addressed[0])))
+            control = word & 63, several, word >> 7 & 7, first, last, end, patch_end
+            done.windows.append((cycle, (taps, *control, *addressed[0])))
             done.bounds.append(ctx.get(ports["bounds"]))
             done.modes.append(ctx.get(dut.layer.mode))
-            if end:
+            if patch_end:
                 pending.append((cycle + rng.randint(*free_delay), patch_words[ended]))
                 ended += 1
         if valid and ctx.get(dut.jobs.ready):
@@ -259,7 +271,7 @@ def program(rng, config, count, *, written=0, **fixed):
 
 
 def patch_sizes(layers):
-    return [layer.patch_words for layer in layers for _ in range(layer.results[0] * layer.results[1])]
+    return [layer.patch_words for layer in layers for _ in range(layer.results[0] * len(layer.patches))]
 
 
 def check_windows(walked, layers, config):
@@ -293,13 +305,14 @@ def check_cycles(walked, layers, config, latency):
                 when += 1
             begun = max(when + 1, last + 1)
             issue = begun + 1
-            for pixel in pixels:
+            for patch in layer.patches:
                 while room < layer.patch_words:
                     cycle, words = next(freed)
                     room, issue = room + words, max(issue, cycle + 1)
                 room -= layer.patch_words
-                issues += range(issue, issue + len(pixel))
-                issue += len(pixel)
+                windows = sum(len(pixels[column]) for column in patch)
+                issues += range(issue, issue + windows)
+                issue += windows
             last = issue - 1
     assert walked.taken == moved
     assert [cycle - latency for cycle, _ in walked.windows] == issues
@@ -321,11 +334,11 @@ def run(layers, jobs, banks, config, **conditions):
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("lanes, words", [(1, 1), (2, 2), (3, 3), (2, 4)])
-def test_walks(lanes, words, seed):
+@pytest.mark.parametrize("lanes, words, pixels", [(1, 1, 1), (2, 2, 1), (3, 3, 1), (2, 4, 1), (1, 2, 2), (3, 4, 2)])
+def test_walks(lanes, words, pixels, seed):
     """Random tensors, kernels, strides, paddings, groups and beats, one after another in one memory."""
     rng = random.Random(100 * lanes + 10 * words + seed)
-    config = small_config(lanes=lanes, words=words, feature_depth=512)
+    config = small_config(lanes=lanes, words=words, pixels=pixels, feature_depth=512)
     written = rng.choice((0, 65530))
     layers, jobs, banks = program(rng, config, 3, written=written)
     slow = seed % 2
@@ -525,7 +538,7 @@ def test_gather(mode, lanes, words):
     for channels in range(1, config.narrow_channels + 1) if mode == WindowMode.NARROW else (1,):
         count = 60
         windows = rng.integers(-128, 128, (count, 9, lanes), np.int8)
-        valid, several, end = rng.integers(0, 2, (3, count))
+        (valid, several), ends = rng.integers(0, 2, (2, count)), rng.integers(0, 4, count)
         together = {1: 1, 2: 2, 3: 3, 4: 2}[words]
         halves = lanes % 2 == 0 and channels <= lanes // 2
         high = rng.integers(0, 8, count) if halves and mode == WindowMode.NARROW else np.zeros(count, int)
@@ -541,14 +554,14 @@ def test_gather(mode, lanes, words):
                 "valid": [int(bit) for bit in valid] + tail,
                 "control": [
                     int(piece) | int(s) << 6 | int(h) << 7 | int(e) << 12
-                    for piece, s, h, e in zip(pieces, several, high, end, strict=True)
+                    for piece, s, h, e in zip(pieces, several, high, ends, strict=True)
                 ] + tail,
                 "narrow": [int(mode == WindowMode.NARROW)] * (count + dut.latency),
                 "channels": [channels - 1] * (count + dut.latency),
             },
-            ["o", "o_valid", "o_several", "o_end"],
+            ["o", "o_valid", "o_several", "o_ends"],
         )  # fmt: skip
-        assert seen["o_valid"] == tail + list(valid) and seen["o_end"][dut.latency :] == list(end)
+        assert seen["o_valid"] == tail + list(valid) and seen["o_ends"][dut.latency :] == list(ends)
         assert seen["o_several"][dut.latency :] == list(several)
         for n in range(count):
             got = seen["o"][n + dut.latency]
@@ -586,12 +599,16 @@ def test_gather_of_what_a_network_needs(taps, channels):
             assert length > 0 and (a ^ b) & (1 << 8 * int(length)) - 1 == 0
 
 
-@pytest.mark.parametrize("words", [1, 2, 3, 4, 6])
+@pytest.mark.parametrize("words, pixels", [(1, 1), (2, 1), (3, 1), (4, 1), (6, 1), (2, 2), (4, 2), (6, 2)])
 @pytest.mark.parametrize("seed", range(3))
-def test_patch_buffer(words, seed):
-    """Feature words join, one or a few at a time, whole words do not, patches end anywhere, the ring goes round."""
+def test_patch_buffer(words, pixels, seed):
+    """Feature words join, one or a few at a time, whole words do not, patches end anywhere, the ring goes round.
+
+    In a program of pairs, a patch is of two pixels, each in its half of every word, or of one alone.
+    """
     rng = random.Random(10 * words + seed)
-    config, together = small_config(words=words, patch_depth=8), {1: 1, 2: 2, 3: 3, 4: 2, 6: 3}[words]
+    config = small_config(words=words, pixels=pixels, patch_depth=8)
+    together = {1: 1, 2: 2, 3: 3, 4: 2, 6: 3}[words]
     dut = PatchBuffer(config)
     bits, width = config.word_bits, config.word_bits * words
     ring = [0] * 8
@@ -608,13 +625,29 @@ def test_patch_buffer(words, seed):
             ctx.set(dut.start, 1)
             await cycle(ctx)
             ctx.set(dut.start, 0)
-            address = place = 0
-            for _ in range(120):
-                valid, full, end = rng.random() < 0.7, place == 0 and rng.random() < 0.3, rng.random() < 0.3
-                several = not full and place % together == 0 and rng.random() < 0.5
+            paired = pixels == 2 and program > 0
+            if pixels == 2:
+                ctx.set(dut.paired, paired)
+            part = words // (1 + paired)
+            address = place = begin = first = length = 0
+            for _ in range(200):
+                valid, full = rng.random() < 0.7, not paired and place == 0 and rng.random() < 0.3
+                several = not full and part % together == place % together == 0 and rng.random() < 0.5
+                taken = together if several else 1
+                # The second pixel's patch is as long as the first's.
+                end_pixel = rng.random() < 0.3
+                if first:
+                    written_so_far = (address - begin) % 8 * part + place - first
+                    several = several and written_so_far + taken <= length
+                    taken = together if several else 1
+                    end_pixel = written_so_far + taken == length
+                elif paired and (address - begin) % 8 == 2:
+                    end_pixel = True
+                end = end_pixel and (not paired or first > 0 or rng.random() < 0.3)
                 value = rng.getrandbits(width)
                 for port, bit in (
-                    (dut.valid, valid), (dut.several, several), (dut.full, full), (dut.end, end), (dut.data, value)
+                    (dut.valid, valid), (dut.several, several), (dut.full, full), (dut.ends.pixel, end_pixel),
+                    (dut.ends.patch, end), (dut.data, value),
                 ):  # fmt: skip
                     ctx.set(port, bit)
                 await cycle(ctx, valid and end)
@@ -628,9 +661,16 @@ def test_patch_buffer(words, seed):
                     mask = (1 << count * bits) - 1
                     ring[address] = ring[address] & ~(mask << place * bits) | (value & mask) << place * bits
                     place += count
-                if end or place == words:
-                    address, place = (address + 1) % 8, 0
+                if end_pixel and not end:
+                    length = (address - begin) % 8 * part + place
+                    address, place, first = begin, part, part
+                    continue
                 if end:
+                    first = 0
+                if end or place == first + part or full:
+                    address, place = (address + 1) % 8, first
+                if end:
+                    begin = address
                     # Read back from the cycle after ``arrived`` on: the word just closed, then any.
                     ctx.set(dut.valid, 0)
                     await cycle(ctx)
