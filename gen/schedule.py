@@ -293,7 +293,7 @@ def cycles_of(stages: list[Stage], order: list[Row], config: CoreConfig) -> tupl
             jobs.take(due=max(window_free, window_last + drain + 1), free=window_free)
             current = stage
         sum_cycles, useful = patches.sum_words * groups, patches.words * groups
-        to_patch = WindowGenerator.latency + 4
+        to_patch = WindowGenerator.latency + 4 + MacArray.arrival_delay
         to_patch += DepthwiseEngine.latency(config) if patches.mode == WindowMode.DEPTHWISE else Gather.latency
         engine = "depthwise" if patches.mode == WindowMode.DEPTHWISE else "gather"
         taken = jobs.take(due=written[source], free=window_free)

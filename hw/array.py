@@ -116,8 +116,8 @@ class Column(wiring.Component):
         if config.pixels > 1:
             m.d.comb += products.joined.eq(self.joined)
         # Synthesis would share what a column delays for itself with what is on the way to the next.
-        (scale,) = copies(m, "multiplier", self.scale, 1)
-        at_multiplier = delay(m, "multiplier", scale, Requantiser.scale_delay - 1)
+        at_multiplier = delay(m, "multiplier", self.scale, Requantiser.scale_delay - 2)
+        (at_multiplier,) = copies(m, "multiplier", at_multiplier, 1)
         for index in range(config.outputs):
             bias, scale = parameters[2 * index : 2 * index + 2]
             m.d.comb += [bias.r_addr.eq(self.scale), scale.r_addr.eq(at_multiplier)]
@@ -130,10 +130,11 @@ class Column(wiring.Component):
             with m.If(~self.first):
                 m.d.comb += base.eq(acc)
             m.d.sync += acc.eq(base + products.o[pixel][index])
+            (multiplier,) = copies(m, f"scale_{pixel}_{index}", scale.r_data, 1)
             m.d.comb += [
                 requantiser.acc.eq(acc),
                 requantiser.bias.eq(bias.r_data.as_signed()),
-                Cat(requantiser.multiplier, requantiser.shift).eq(scale.r_data),
+                Cat(requantiser.multiplier, requantiser.shift).eq(multiplier),
                 self.o[pixel][index].eq(requantiser.o),
             ]
         return m
@@ -218,11 +219,14 @@ class ArrayController(wiring.Component):
         with m.Elif(issue):
             m.d.sync += [active.eq(~row), pixel_begins.eq(pixel)]
 
-        # What the loops decided acts a cycle later: their chain ends in a few registers, not in all that follows.
+        # What the loops decided acts a cycle later: their chain ends in a few registers, some for each of what follows.
         events = {"taken": take, "issued": issue, "word": word, "pixel": pixel, "row": row}
-        taken, issued, word, pixel, row = (
-            delay(m, name, event & ~self.start, self.latency, reset_less=False) for name, event in events.items()
-        )
+
+        def behind(consumer, *names):
+            """Events of the cycle before, in registers of the consumer's own."""
+            return [copies(m, f"{consumer}_{name}", events[name] & ~self.start, 1)[0] for name in names]
+
+        issued, word, pixel = behind("patch", "issued", "word", "pixel")
         m.d.sync += self.freed.eq(Mux(pixel, job.freed + 1, 0))
         patch_begin = Signal.like(self.patch)
         moves = Const(1)
@@ -235,6 +239,8 @@ class ArrayController(wiring.Component):
         with m.Elif(issued & moves):
             m.d.sync += self.patch.eq(self.patch + 1)
 
+        taken, word, pixel, row = behind("destination", "taken", "word", "pixel", "row")
+        m.d.comb += self.result.eq(word)
         address, residue = Signal(self._config.address_bits), Signal(2)
         base, paired = Signal.like(address), Const(0)
         if self._config.pixels > 1:
@@ -265,6 +271,7 @@ class ArrayController(wiring.Component):
             m.d.comb += [
                 self.joined.eq(~paired), self.destination.beside.eq(beside), self.destination.pair.eq(paired & ~alone)
             ]  # fmt: skip
+        taken, issued, word, pixel = behind("weight", "taken", "issued", "word", "pixel")
         with m.If(taken | pixel):
             m.d.sync += [self.weight.eq(job.weights), self.scale.eq(job.scales), self.first.eq(1)]
         with m.Elif(word):
@@ -275,7 +282,6 @@ class ArrayController(wiring.Component):
             m.d.sync += [active.eq(0), ended.eq(0), spare.eq(-1), self.patch.eq(0), patch_begin.eq(0)]
 
         m.d.comb += [
-            self.result.eq(word),
             self.destination.address.eq(address),
             self.destination.row.eq(job.row_residue),
             self.destination.column.eq(residue),
@@ -333,6 +339,9 @@ class MacArray(wiring.Component):
             }
         )
 
+    #: Cycles until the controller hears of a patch, which comes from the other end of the die.
+    arrival_delay = 1
+
     #: Cycles that weights wait for their patch word.
     _wait = PatchBuffer.latency - Column.weight_latency
 
@@ -354,7 +363,7 @@ class MacArray(wiring.Component):
         wiring.connect(m, wiring.flipped(self.jobs), controller.jobs)
         m.d.comb += [
             controller.start.eq(self.start),
-            controller.arrived.eq(self.arrived),
+            controller.arrived.eq(delay(m, "arrived", self.arrived, self.arrival_delay, reset_less=False)),
             self.freed.eq(controller.freed),
             self.patch.eq(controller.patch),
         ]
@@ -384,14 +393,13 @@ class MacArray(wiring.Component):
             lanes = (pixel * config.lanes + n * config.outputs for pixel in range(config.pixels))
             m.d.comb += Cat(activation.i[lane + index] for lane in lanes for index in range(config.outputs)).eq(even)
 
-        # Destinations wait in a ring for their results, which come in order and are never more than it holds. The read
-        # is addressed the cycle before the result is at the activation.
+        # Destinations wait in a ring for their results, which come in order and are never more than it holds.
         layout = destination_layout(config)
         wait += Column.latency(config) + self._spread(config)
         m.submodules.ring = ring = Memory(shape=layout, depth=1 << wait.bit_length(), init=[])
         write, read = ring.write_port(), ring.read_port()
-        due = delay(m, "due", controller.result, wait - 1, reset_less=False)
-        at_activation = delay(m, "result", due, 1, reset_less=False)
+        due = delay(m, "due", controller.result, wait - Activation.bounds_lead - 1, reset_less=False)
+        bounds_due = delay(m, "bounds_due", due, 1, reset_less=False)
         with m.If(controller.result):
             m.d.sync += write.addr.eq(write.addr + 1)
         with m.If(due):
@@ -402,8 +410,9 @@ class MacArray(wiring.Component):
             write.data.eq(controller.destination), write.en.eq(controller.result), read.en.eq(1),
             activation.bounds.eq(read.data.bounds),
         ]  # fmt: skip
-        valid = delay(m, "made_valid", at_activation, Activation.latency, reset_less=False)
-        destination = delay(m, "destination", read.data.as_value(), Activation.latency)
+        to_made = Activation.bounds_lead + Activation.latency
+        valid = delay(m, "made_valid", bounds_due, to_made, reset_less=False)
+        destination = delay(m, "destination", read.data.as_value(), to_made)
         word, beside = self.made[: config.word_bits], self.made[config.word_bits :]
         added = Const(0)
         results = _result_layout(config)

@@ -53,8 +53,8 @@ class ArrayShape:
 
     @property
     def hop(self) -> int:
-        """Cycles from a column to the next, which is the longer the more output channels share it."""
-        return self.outputs
+        """Cycles from a column to the next, which is further where output channels share it, for it is longer then."""
+        return 1 if self.outputs == 1 else 3
 
     @property
     def residual_beats(self) -> int:
@@ -180,8 +180,11 @@ class CoreConfig(ArrayShape):
 
     @property
     def residual_depth(self) -> int:
-        """Words of the residual buffer: what the patch buffer's credits allow, and what waits for its sums beyond."""
-        return 2 * self.patch_depth
+        """Words of the residual buffer: what the patch buffer's credits allow, and what waits for its sums beyond.
+
+        That is a word for each result on its way through the array, fewer than 256; a block RAM holds 512.
+        """
+        return 2 * max(self.patch_depth, 256)
 
     @property
     def weight_depth(self) -> int:

@@ -18,6 +18,9 @@ __all__ = ["DepthwiseEngine", "DepthwiseLane", "FabricMultiplier", "depthwise_me
 #: Registers on the windows' way in, for the lanes are many and windows come from one place.
 _WAY_IN = 2
 
+#: Registers between the requantisers, which lie apart, and what brings their results together.
+_WAY_OUT = 1
+
 
 class FabricMultiplier(wiring.Component):
     """``p = a * b`` of two signed bytes, in LUTs: four gated adders, then a tree.
@@ -94,7 +97,7 @@ class DepthwiseLane(wiring.Component):
             m.d.comb += [multiplier.a.eq(self.window[tap]), multiplier.b.eq(self.weights[tap])]
             products.append(multiplier.p)
         total, levels = adder_tree(m, "sum", products)
-        first = delay(m, "first", self.first, FabricMultiplier.latency + levels)
+        (first,) = copies(m, "first", delay(m, "first", self.first, FabricMultiplier.latency + levels - 1), 1)
         base, following = Signal.like(self.acc, name="base"), Signal.like(self.acc, name="following")
         with m.If(~first):
             m.d.comb += base.eq(self.acc)
@@ -188,7 +191,8 @@ class DepthwiseEngine(wiring.Component):
     @staticmethod
     def latency(config) -> int:
         """Cycles from a result's last window to the result."""
-        return _WAY_IN + DepthwiseLane.latency + Requantiser.latency(config.depthwise_window_bits) + Activation.latency
+        requantised = Requantiser.latency(config.depthwise_window_bits) + _WAY_OUT
+        return _WAY_IN + DepthwiseLane.latency + requantised + Activation.latency
 
     def elaborate(self, platform):
         m = Module()
@@ -229,7 +233,7 @@ class DepthwiseEngine(wiring.Component):
                 requantiser.acc.eq(lane.acc),
                 requantiser.bias.eq(bias.r_data[n * config.bias_bits :][: config.bias_bits]),
                 Cat(requantiser.multiplier, requantiser.shift).eq(scale.r_data[n * scale_bits :][:scale_bits]),
-                activation.i[n].eq(requantiser.o),
+                activation.i[n].eq(delay(m, f"requantised_{n}", requantiser.o, _WAY_OUT)),
             ]  # fmt: skip
         m.d.comb += [
             # They hold while results are on their way, so they can take their time.

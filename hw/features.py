@@ -5,6 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import BANKS, WINDOW, CoreConfig
+from hw.delay import delay
 from hw.memory import SLICE_BITS, FillWord, Ram, block_rams, filled_block_rams, slices_of
 
 __all__ = ["FeatureMemory", "feature_block_rams"]
@@ -18,7 +19,7 @@ def feature_block_rams(config: CoreConfig) -> int:
 class FeatureMemory(wiring.Component):
     """Nine banks of feature words; which holds what is ``gen.layout``'s to say.
 
-    Every bank reads an address of its own: ``r_data`` is word ``r_addr`` of three cycles before. The array writes whole
+    Every bank reads an address of its own: ``r_data`` is word ``r_addr`` of four cycles before. The array writes whole
     words, one for each column of banks, into those that ``w_en`` names, the host slices of words over the fill bus
     while the array rests; either can be read from two cycles later on. Reads of a word that is being written are undefined. No stall, no reset.
 
@@ -33,7 +34,7 @@ class FeatureMemory(wiring.Component):
         Where on the die its :func:`feature_block_rams` stand. Empty: anywhere.
     """
 
-    latency = Ram.latency
+    latency = Ram.latency + 1
 
     def __init__(self, config: CoreConfig, *, select, init, places=()):
         self._config, self._select, self._init, self._places = config, select, init, places
@@ -70,6 +71,7 @@ class FeatureMemory(wiring.Component):
                 m.d.comb += [
                     ram.w_en.eq(self.w_en[bank] | filled),
                     ram.w_addr.eq(addresses[bank % WINDOW]), ram.w_data.eq(words[bank % WINDOW][low:]),
-                    ram.r_addr.eq(self.r_addr[bank]), self.r_data[bank][low:][:width].eq(ram.r_data),
+                    ram.r_addr.eq(self.r_addr[bank]), 
+                    self.r_data[bank][low:][:width].eq(delay(m, f"read_{bank}_{n}", ram.r_data, 1)),  # from afar
                 ]  # fmt: skip
         return m

@@ -21,7 +21,7 @@ class PatchBuffer(wiring.Component):
     pixel has half of every patch word; after one that ends without its patch, the next fills the other halves.
 
     ``arrived`` pulses two cycles after a patch is complete; it may be read from the next cycle on. ``r_data`` is word
-    ``r_addr`` of five cycles before. There is no flow control here: the writer reserves room, the reader counts
+    ``r_addr`` of six cycles before. There is no flow control here: the writer reserves room, the reader counts
     arrivals.
 
     Parameters
@@ -30,7 +30,7 @@ class PatchBuffer(wiring.Component):
     """
 
     #: Cycles from ``r_addr`` to ``r_data``.
-    latency = Ram.latency + 2
+    latency = Ram.latency + 3
 
     def __init__(self, config: CoreConfig):
         self._config = config
@@ -105,5 +105,5 @@ class PatchBuffer(wiring.Component):
             with m.Else():
                 m.d.comb += ram.w_data.eq(one)
             words.append(ram.r_data)
-        m.d.comb += self.r_data.eq(Cat(words))
+        m.d.comb += self.r_data.eq(delay(m, "r_data", Cat(words), 1))
         return m

@@ -4,7 +4,7 @@ from amaranth import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.delay import delay
+from hw.delay import copies, delay
 from hw.primitives import Multiplier, check_primitives, gated_add
 
 __all__ = ["ROUNDED_BITS", "Activation", "ActivationBounds", "Requantiser"]
@@ -209,7 +209,8 @@ def _weighted_sum(m, name, operands):
 class Activation(wiring.Component):
     """``o = clamp(i + zero_point, lo, hi)`` on several lanes.
 
-    Latency 3 cycles, one transfer a cycle, no stall, no reset. ``bounds`` belong to the ``i`` of the same cycle.
+    Latency 3 cycles, one transfer a cycle, no stall, no reset. ``bounds`` come :attr:`bounds_lead` cycles before their
+    ``i``.
     Golden model: the last line of ``sim.golden``'s requantisation.
 
     Parameters
@@ -219,6 +220,11 @@ class Activation(wiring.Component):
     """
 
     latency = 3
+
+    bounds_lead = 1
+
+    #: How many lanes, which may lie far from others, have registers for the bounds of their own.
+    _near = 4
 
     def __init__(self, *, lanes):
         super().__init__(
@@ -232,10 +238,12 @@ class Activation(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        compared = data.View(ActivationBounds, delay(m, "compared", self.bounds.as_value(), 1))
-        chosen = data.View(ActivationBounds, delay(m, "chosen", compared.as_value(), 1))
         for lane in range(self._lanes):
-            moved = delay(m, f"moved_{lane}", self.i[lane] + self.bounds.zero_point, 1)
+            if lane % self._near == 0:
+                added = data.View(ActivationBounds, copies(m, f"added_{lane}", self.bounds.as_value(), 1)[0])
+                compared = data.View(ActivationBounds, delay(m, f"compared_{lane}", added.as_value(), 1))
+                chosen = data.View(ActivationBounds, delay(m, f"chosen_{lane}", compared.as_value(), 1))
+            moved = delay(m, f"moved_{lane}", self.i[lane] + added.zero_point, 1)
             below = delay(m, f"below_{lane}", moved < compared.lo, 1)
             above = delay(m, f"above_{lane}", moved > compared.hi, 1)
             kept = delay(m, f"kept_{lane}", moved[:8].as_signed(), 1)

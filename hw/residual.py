@@ -138,7 +138,9 @@ class ResidualAdder(wiring.Component):
             "residual_zero_points": self._fetch,
             "residual_input_scales": self._fetch + Requantiser.scale_delay,
             "residual_output_scale": self._sum_delay() + Requantiser.scale_delay,
-            "residual_bounds": self._sum_delay() + Requantiser.latency(config.residual_window_bits),
+            "residual_bounds": self._sum_delay()
+            + Requantiser.latency(config.residual_window_bits)
+            - Activation.bounds_lead,
         }
         address, behind = number, 1
         for name, when in needed.items():

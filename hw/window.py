@@ -9,6 +9,7 @@ from hw.delay import copies, delay
 from hw.features import FeatureMemory
 from hw.jobs import JobKind, layer_job, row_job, window_job_bits
 from hw.loops import Loop
+from hw.memory import FillMemory
 from hw.requantise import ActivationBounds
 
 __all__ = ["Ends", "WindowControl", "WindowGenerator"]
@@ -165,11 +166,13 @@ class WindowGenerator(wiring.Component):
             "issued": issue, "begun": take_row, "tile": tile, "line": line, "group": group, "pixel": pixel,
             "patch": patch, "last": last,
         }  # fmt: skip
-        issued, begun, tile, line, group, pixel, patch, last = (
-            delay(m, name, event, 1, reset_less=False) for name, event in events.items()
-        )
+
+        def behind(consumer, *names):
+            """Events of the cycle before, in registers of the consumer's own."""
+            return [copies(m, f"{consumer}_{name}", events[name], 1)[0] for name in names]
 
         # Where the window stands: across ...
+        begun, pixel, line, tile = behind("across", "begun", "pixel", "line", "tile")
         address = unsigned(config.address_bits)
         place = data.StructLayout({"x": signed(11), "base": address, "residue": 2})
         here, here_pixel = Signal(place), Signal(place)
@@ -194,6 +197,7 @@ class WindowGenerator(wiring.Component):
         with m.Elif(tile):
             m.d.sync += here.eq(beside)
         # ... down ...
+        begun, group, line = behind("down", "begun", "group", "line")
         y = Signal(signed(11))
         rows = Signal(data.ArrayLayout(address, WINDOW))
         with m.If(begun | group):
@@ -201,6 +205,7 @@ class WindowGenerator(wiring.Component):
         with m.Elif(line):
             m.d.sync += [y.eq(y + WINDOW), *(rows[r].eq(rows[r] + layer.row_pitch) for r in range(WINDOW))]
         # ... and in depth.
+        begun, pixel, group, tile = behind("depth", "begun", "pixel", "group", "tile")
         offset = Signal(address)
         coefficient, scale = Signal.like(self.coefficient), Signal.like(self.scale)
         first = Signal()
@@ -210,6 +215,8 @@ class WindowGenerator(wiring.Component):
             m.d.sync += [offset.eq(offset + 1), coefficient.eq(coefficient + 1), scale.eq(scale + 1), first.eq(1)]
         with m.Elif(tile):
             m.d.sync += [coefficient.eq(coefficient + 1), first.eq(0)]
+        # Which of the taps go on, and what ends with them.
+        issued, begun, pixel, patch, tile, last = behind("taps", "issued", "begun", "pixel", "patch", "tile", "last")
         taps = config.taps_a_beat
         piece = Signal.like(layer.beats)
         together, odd = Signal(), Signal()
@@ -276,8 +283,8 @@ class WindowGenerator(wiring.Component):
             control.ends.pixel.eq(pixel), control.ends.patch.eq(patch),
             self.control.eq(delay(m, "control", control.as_value(), self.latency - 1)),
             self.valid.eq(delay(m, "valid", issued, self.latency - 1, reset_less=False)),
-            self.coefficient.eq(delay(m, "coefficient", coefficient, self.latency - 1 - FeatureMemory.latency)),
-            self.scale.eq(delay(m, "scale", scale, self.latency - 1 - FeatureMemory.latency)),
+            self.coefficient.eq(delay(m, "coefficient", coefficient, self.latency - 1 - FillMemory.latency)),
+            self.scale.eq(delay(m, "scale", scale, self.latency - 1 - FillMemory.latency)),
         ]  # fmt: skip
         return m
 

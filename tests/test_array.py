@@ -273,7 +273,7 @@ def check(done, rows, patches, contents, config, *, residuals=(), sums=()):
             # What a sum has beyond its patch is the last word again.
             patch = patches[number_of_patch]
             patch = np.asarray([*patch, *[patch[-1]] * row.idle], np.int64)
-            issue = max(issue, done.arrived[number_of_patch] + 1)
+            issue = max(issue, done.arrived[number_of_patch] + 2)
             for group in range(row.groups):
                 first = row.weights + group * row.sum_words
                 weights = contents.weights[:, first : first + row.sum_words].astype(np.int64)

@@ -220,10 +220,10 @@ def test_activation():
     seen = drive(
         dut,
         {
-            "i": [packed(values, 11) for values, *_ in cases] + [0] * dut.latency,
-            "bounds": [packed(bounds, 8) for _, *bounds in cases] + [0] * dut.latency,
+            "i": [0] + [packed(values, 11) for values, *_ in cases] + [0] * dut.latency,
+            "bounds": [packed(bounds, 8) for _, *bounds in cases] + [0] * (dut.latency + 1),
         },
         ["o"],
     )
     expected = [[clip(value + zero_point, lo, hi) for value in values] for values, zero_point, lo, hi in cases]
-    assert [unpacked(word, 8, lanes) for word in seen["o"][dut.latency :]] == expected
+    assert [unpacked(word, 8, lanes) for word in seen["o"][dut.latency + 1 :]] == expected

@@ -502,8 +502,8 @@ class Clockwork:
                 if layer.mode != WindowMode.RESIDUAL:
                     depthwise = layer.mode == WindowMode.DEPTHWISE
                     way = DepthwiseEngine.latency(self.config) if depthwise else Gather.latency
-                    # One register in front of the patch buffer, two within, one in the array.
-                    self.arrivals[cycle + WindowGenerator.latency + way + 4] = 1
+                    # One register in front of the patch buffer, two within, two in the array.
+                    self.arrivals[cycle + WindowGenerator.latency + way + 5] = 1
         return moves
 
     def array(self, cycle, offered):
@@ -573,8 +573,10 @@ def test_cycles_with_shared_multipliers(table, array):
     packing, apart = (plan(table, SIM, array=array, packing=packing, pixels=1) for packing in (True, False))
     assert (packing.config.outputs, apart.config.outputs) == (2, 1)
     assert Clockwork(packing).run() == packing.cycles
-    # Behind the multipliers, sums take log2(K / 2) + 3 cycles instead of log2(K); the last column is a cycle closer.
-    assert MacArray.latency(packing.config) - MacArray.latency(apart.config) == 2 - 1
+    # Behind the multipliers, sums take log2(K / 2) + 3 cycles instead of log2(K); between columns there are 3, not 1.
+    lanes = packing.config.lanes
+    further = 3 * (lanes // 2 - 1) - (lanes - 1)
+    assert MacArray.latency(packing.config) - MacArray.latency(apart.config) == 2 + further
 
 
 def test_cycles_with_little_room():

@@ -683,5 +683,5 @@ def test_patch_buffer(words, pixels, seed):
                             wrong.append((program, read))
 
     simulate(dut, bench)
-    assert PatchBuffer.latency == 5
+    assert PatchBuffer.latency == 6
     assert not wrong and arrivals == [False, False, *closed[:-2]]
