@@ -5,15 +5,17 @@ from math import prod
 
 import numpy as np
 
-from gen.order import Row
+from gen.order import Row, kept_rows, order_of
 from gen.stages import Scaling, Stage, sources_of
 from hw.config import BANKS, TAPS, WINDOW, ArrayShape, CoreConfig
 from hw.jobs import WindowMode
+from hw.memory import filled_block_rams
 
 __all__ = [
     "Patches",
     "Placement",
     "feature_words",
+    "laid_out",
     "patches_of",
     "place",
     "scale_words",
@@ -171,6 +173,28 @@ def _narrow_patches(stage, array, least):
     sums = shared.sum_words * ceil_div(stage.output_shape[2], array.lanes)
     better = shared.words < tight.words and 2 * shared.cycles <= sums and across <= _MOST_TILES
     return shared if better else tight
+
+
+def laid_out(stages: list[Stage], array: ArrayShape, results: set[str]) -> tuple[list[Row], dict[str, Placement], int]:
+    """Order of all rows, places of all tensors, and the words a bank needs, with no ring that saves no block RAM.
+
+    A ring saves memory, but its two stages take turns row by row, and at every turn the pipeline has to drain.
+    """
+
+    def tried(kept):
+        order = order_of(stages, kept)
+        places, depth = place(stages, array, order, kept, results)
+        return filled_block_rams(8 * array.lanes, depth), (order, places, depth)
+
+    kept = kept_rows(stages, results)
+    needed, best = tried(kept)
+    for dropped in (set(kept), *({name} for name in kept)):
+        fewer = {name: rows for name, rows in kept.items() if name not in dropped}
+        if len(fewer) < len(kept):
+            blocks, other = tried(fewer)
+            if blocks <= needed:
+                kept, needed, best = fewer, blocks, other
+    return best
 
 
 def place(

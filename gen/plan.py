@@ -15,8 +15,8 @@ from gen import lifetimes, schedule
 from gen.contents import memory_contents
 from gen.errors import FitError, GenError
 from gen.floorplan import place_memories, place_multipliers
-from gen.layout import Placement, ceil_div, patches_of, place
-from gen.order import Row, kept_rows, order_of
+from gen.layout import Placement, ceil_div, laid_out, patches_of
+from gen.order import Row
 from gen.packing import obstacle, pair_channels
 from gen.plan_print import render
 from gen.resources import EXPECTED_CLOCK_HZ, EXPECTED_UNPLACED_HZ, RESOURCES, estimate, share
@@ -27,7 +27,7 @@ from gen.waits import WAITS, StageCycles
 from hw.config import TAPS, ArrayShape, CoreConfig
 from hw.core import Core
 from hw.jobs import WindowMode
-from hw.memory import DISTRIBUTED_WORDS, filled_block_rams
+from hw.memory import DISTRIBUTED_WORDS
 from hw.places import CorePlaces
 from hw.requantise import Requantiser
 
@@ -254,8 +254,9 @@ def plan(
 
     With ``packing`` two output channels share each multiplier wherever N is even and the weights allow it, without it
     none do; for None, arrays of either kind are looked at. Likewise arrays that make 1 of the ``pixels`` at a time, and
-    those that make 2 where that saves cycles, which takes more requantisers. Of the arrays that fit it takes the smallest that is fast
-    enough (:data:`FAST_ENOUGH_US`). Where none is, the fastest; and of those within 3 % of that, the smallest.
+    those that make 2 where that saves cycles, which takes more requantisers. Of the arrays that fit it takes the
+    smallest that is fast enough (:data:`FAST_ENOUGH_US`). Where none is, the fastest; and of those within 3 % of that,
+    the smallest.
 
     Raises
     ------
@@ -304,8 +305,8 @@ def _candidate(planned, chosen):
     """What to tell of a plan that was looked at."""
     config = planned.config
     return Candidate(
-        config.array_rows, config.lanes, config.outputs > 1, config.pixels, planned.cycles, planned.latency_us, planned.resources,
-        planned.binding, planned.fits, chosen,
+        config.array_rows, config.lanes, config.outputs > 1, config.pixels, planned.cycles, planned.latency_us,
+        planned.resources, planned.binding, planned.fits, chosen,
     )  # fmt: skip
 
 
@@ -353,7 +354,7 @@ def _planned(board, table, stages, array):
     """The plan with an array of this shape."""
     lanes = array.lanes
     results = results_of(table)
-    order, places, feature_depth = _laid_out(stages, array, results)
+    order, places, feature_depth = laid_out(stages, array, results)
     lifetimes.check(stages, order, places, results)
     addresses, weight_depths = [], [1] * array.columns
     coefficients = depthwise_scales = weights = scales = residuals = 0
@@ -388,6 +389,7 @@ def _planned(board, table, stages, array):
             row = len(stage.region.columns) * ceil_div(stage.output_shape[2], lanes)
             patch_words = max(patch_words, row + 2 * patches.words)
     least_depth = 1 << (patch_words - 1).bit_length()
+    patch_depth = max(_PATCH_DEPTHS[0], least_depth)
     multiplier_bits = 31 + int(max(0, *(s.shift.max() for s in every)))
     # Requantisers get the multipliers that the array leaves, the depthwise engine's first.
     multipliers = array.columns * array.array_rows
@@ -413,12 +415,12 @@ def _planned(board, table, stages, array):
         hard_lanes=hard_lanes,
         hard_columns=hard_columns,
         feature_depth=feature_depth,
-        patch_depth=max(_PATCH_DEPTHS[0], least_depth),
+        patch_depth=patch_depth,
         weight_depths=tuple(weight_depths),
         scale_depth=scales,
         coefficient_depth=max(1, coefficients),
         depthwise_scale_depth=max(1, depthwise_scales),
-        window_program_depth=schedule.window_jobs(stages, order),
+        window_program_depth=schedule.window_jobs(stages, order, array, patch_depth),
         array_program_depth=len(order),
         depthwise=depthwise,
         max_pool=any(stage.maximum for stage in stages),
@@ -432,32 +434,14 @@ def _planned(board, table, stages, array):
         primitives="ecp5",
     )
     if not board.simulation_only and estimate(config)["ebr"] > board.resources["ebr"]:
-        small = replace(config, patch_depth=max(_PATCH_DEPTHS[1], least_depth))
+        small_depth = max(_PATCH_DEPTHS[1], least_depth)
+        jobs = schedule.window_jobs(stages, order, array, small_depth)
+        small = replace(config, patch_depth=small_depth, window_program_depth=jobs)
         config = min(config, small, key=lambda one: estimate(one)["ebr"])
     if die.columns:
         die = place_memories(die, board, config)
     cycles, report = schedule.cycles_of(stages, order, config)
     return Plan(table, board, stages, order, config, places, addresses, cycles, report, estimate(config), die)
-
-
-def _laid_out(stages, array, results):
-    """Order of all rows, places of all tensors, and words of a bank, with as few rings as take no more block RAMs.
-
-    A ring saves memory, but its two stages take turns row by row, and every turn waits for the pipeline to drain.
-    """
-
-    def laid_out(kept):
-        order = order_of(stages, kept)
-        places, depth = place(stages, array, order, kept, results)
-        return filled_block_rams(8 * array.lanes, depth), order, places, depth
-
-    kept = kept_rows(stages, results)
-    best = laid_out(kept)
-    for dropped in (tuple(kept), *((name,) for name in kept)):
-        fewer = {name: rows for name, rows in kept.items() if name not in dropped}
-        if len(fewer) < len(kept) and (other := laid_out(fewer))[0] <= best[0]:
-            kept, best = fewer, other
-    return best[1:]
 
 
 def _residual_lanes(stages, lanes, words):

@@ -33,7 +33,9 @@ def render(plan) -> Group:
 
 def _candidates(plan):
     """A row for each array that was looked at, the fastest first."""
-    rows = _grid("array", "MACs a multiplier", "pixels", "cycles", "about us", "LUT4", "multipliers", "binds", "share", "")
+    rows = _grid(
+        "array", "MACs a multiplier", "pixels", "cycles", "about us", "LUT4", "multipliers", "binds", "share", ""
+    )
     for candidate in sorted(plan.candidates, key=lambda candidate: candidate.cycles):
         used, available = candidate.resources[candidate.binding], plan.board.resources[candidate.binding]
         rows.add_row(

@@ -12,7 +12,7 @@ from gen.order import Row, rows_to_await
 from gen.stages import Stage
 from gen.waits import Ledger, StageCycles, row_causes
 from hw.array import MacArray
-from hw.config import WINDOW, CoreConfig
+from hw.config import WINDOW, ArrayShape, CoreConfig
 from hw.core import Core, filled_memories
 from hw.depthwise import DepthwiseEngine
 from hw.gather import Gather
@@ -71,12 +71,35 @@ def _width(layout, name):
     return Shape.cast(layout[name].shape).width
 
 
-def window_jobs(stages: list[Stage], order: list[Row]) -> int:
+def residual_rows(stages: list[Stage], order: list[Row], array: ArrayShape, patch_depth: int) -> list[int]:
+    """For each row in order, how many rows' residual words, its own first, are read just before its windows.
+
+    That is 0 where they were read with those of a row before: to go over to them and back takes a while, in which the
+    array may have to wait. Read together are rows that follow each other, as many as the patch buffer has room for
+    beside two patches, and whose residual words are there by then.
+    """
+    counts = [0] * len(order)
+    awaited = [residual for _, residual in rows_to_await(stages, order)]
+    number = 0
+    while number < len(order):
+        at = order[number].stage
+        stage, count = stages[at], 1
+        if stage.residual is not None:
+            row_words = len(stage.region.columns) * ceil_div(stage.output_shape[2], array.lanes)
+            room = (patch_depth - 2 * patches_of(stage, array).words) // row_words
+            following = range(number + 1, min(number + max(room, 1), len(order)))
+            apart = (n for n in following if order[n].stage != at or awaited[n] > number)
+            count = next(apart, following.stop) - number
+            counts[number] = count
+        number += count
+    return counts
+
+
+def window_jobs(stages: list[Stage], order: list[Row], array: ArrayShape, patch_depth: int) -> int:
     """Number of the window generator's job words."""
     words, current = 1, None
-    for at, _ in order:
-        residual = stages[at].residual is not None
-        words += 1 + 2 * residual + (residual or at != current)
+    for (at, _), count in zip(order, residual_rows(stages, order, array, patch_depth), strict=True):
+        words += 1 + (1 + count if count else 0) + (count > 0 or at != current)
         current = at
     return words
 
@@ -87,17 +110,20 @@ def window_program(
     """The window generator's job words: a layer's wherever it changes, then one for each of its rows; then the end."""
     words: list[int] = []
     current = None
-    for (at, y), (source, residual) in zip(order, rows_to_await(stages, order), strict=True):
+    awaited = rows_to_await(stages, order)
+    counts = residual_rows(stages, order, config, config.patch_depth)
+    for number, ((at, y), count) in enumerate(zip(order, counts, strict=True)):
         stage = stages[at]
-        if stage.residual is not None:
+        if count:
             place = places[stage.residual]
-            words += [_residual_layer(stage, place, config), _row(place, y, residual, config)]
+            words.append(_residual_layer(stage, place, config))
+            words += [_row(place, order[n].y, awaited[n][1], config) for n in range(number, number + count)]
             current = None
         place = places[stage.source]
         if current is not stage:
             words.append(_layer(stage, place, addresses[at], config))
             current = stage
-        words.append(_row(place, y * stage.stride[0] - stage.padding[0], source, config))
+        words.append(_row(place, y * stage.stride[0] - stage.padding[0], awaited[number][0], config))
     return [*words, _encode(row_job(config), {"kind": JobKind.END})]
 
 
@@ -130,7 +156,7 @@ def _layer(stage, place, address, config):
 
 
 def _residual_layer(stage, place, config):
-    """The job word that sends a row of a stage's residual tensor to the adder, a word after the other."""
+    """The job word that sends rows of a stage's residual tensor to the adder, a word after the other."""
     return _walk(
         place, stage.region.left, stage, config,
         mode=WindowMode.RESIDUAL, groups=place.groups - 1, patch_words=place.groups, bounds=_bounds(None),
@@ -275,20 +301,25 @@ def cycles_of(stages: list[Stage], order: list[Row], config: CoreConfig) -> tupl
     array_free = -1  # last issue of the array
     begin, end, ledger = {}, {}, Ledger()
     current, before = None, None
-    for (at, _), (source, residual) in zip(order, rows_to_await(stages, order), strict=True):
-        stage = stages[at]
+    awaited = rows_to_await(stages, order)
+    counts = residual_rows(stages, order, config, config.patch_depth)
+    for number, ((at, _), count) in enumerate(zip(order, counts, strict=True)):
+        stage, source = stages[at], awaited[number][0]
         patches = patches_of(stage, config)
         groups = ceil_div(stage.output_shape[2], config.lanes)
         residual_words = None
-        if stage.residual is not None:
+        if count:
             jobs.take(due=max(window_free, window_last + drain + 1), free=window_free)
-            taken = jobs.take(due=written[residual], free=window_free)
-            first = issue = taken + 1
-            for _ in stage.region.columns:
-                window_last = credits.take(groups, issue) + groups - 1
-                issue = window_last + 1
-            residual_words = taken, written[residual], first, window_last
-            window_free, current = issue, None
+            for n in range(number, number + count):
+                taken = jobs.take(due=written[awaited[n][1]], free=window_free)
+                issue = taken + 1
+                if residual_words is None:
+                    residual_words = taken, written[awaited[n][1]], issue
+                for _ in stage.region.columns:
+                    window_last = credits.take(groups, issue) + groups - 1
+                    issue = window_last + 1
+                window_free = issue
+            residual_words, current = (*residual_words, window_last), None
         if current is not stage:
             jobs.take(due=max(window_free, window_last + drain + 1), free=window_free)
             current = stage

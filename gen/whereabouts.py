@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from gen.layout import place
-from gen.order import kept_rows, order_of
+from gen.layout import laid_out
 from gen.packing import prevented
 from gen.stages import MOVED, host_layers, results_of, stages_or_problems
 from gen.table import Layer, Table, TensorType
@@ -76,13 +75,11 @@ def whereabouts(network: Table, table: Table, lanes: int = LANES, words: int = 1
     stages, problems = stages_or_problems(table)
     rows, computed, depth, unshared = {}, {}, None, None
     if not problems:
-        results = results_of(table)
-        kept = kept_rows(stages, results)
         array = ArrayShape(lanes=lanes, words=words)
-        _, depth = place(stages, array, order_of(stages, kept), kept, results)
+        _, placed, depth = laid_out(stages, array, results_of(table))
         unshared = prevented(table, stages, array)
         rows = {layer.name: 0 for stage in stages for layer in stage.layers}
-        rows |= {stage.output: kept.get(stage.output, stage.output_shape[0]) for stage in stages}
+        rows |= {stage.output: placed[stage.output].kept or stage.output_shape[0] for stage in stages}
         for number, stage in enumerate(stages):
             for layer in stage.layers:
                 computed[layer.name] = (*computed.get(layer.name, ()), number)

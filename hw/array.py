@@ -31,13 +31,13 @@ def column_memories(config: CoreConfig, number: int) -> dict[str, tuple[int, int
 class Column(wiring.Component):
     """One column: K multipliers, their trees, and an accumulator and a requantiser for each of its output channels.
 
-    With ``config.pixels`` 2, there are two of these, and ``o`` has results of two pixels: for the second they are of the
-    second half of ``x`` and its weights, for the first of the other half, or of all where ``joined`` is set.
+    With ``config.pixels`` 2, there are two of these, and ``o`` has results of two pixels: for the second they are of
+    the second half of ``x`` and its weights, for the first of the other half, or of all where ``joined`` is set.
 
     ``x`` belongs to the ``weight`` address of :attr:`weight_latency` cycles before, ``first`` (of a sum) to the ``x``
-    of :meth:`sum_delay` cycles before, ``joined`` to that of one less, ``scale`` (address of bias and multiplier) to the address of
-    :meth:`scale_delay` cycles before. ``o`` follows the last weight's address by :meth:`latency` cycles. No stall, no
-    reset.
+    of :meth:`sum_delay` cycles before, ``joined`` to that of one less, ``scale`` (address of bias and multiplier) to
+    the address of :meth:`scale_delay` cycles before. ``o`` follows the last weight's address by :meth:`latency` cycles.
+    No stall, no reset.
 
     Golden model: ``sim.golden.run_layer`` for ``conv2d`` and ``fully_connected``.
 
@@ -141,7 +141,7 @@ class Column(wiring.Component):
 
 
 def destination_layout(config: CoreConfig) -> data.StructLayout:
-    """Where a word of results goes, what it ends, and what else happens to it; and the next pixel's, if there is one."""
+    """Where a word of results goes, what it ends, what else happens to it; where the word of the pixel beside it goes."""
     return data.StructLayout(
         {
             "address": config.address_bits,
@@ -166,9 +166,9 @@ class ArrayController(wiring.Component):
     """Issues a patch word and a weight address a cycle, patch by patch, output group by output group.
 
     A patch is one pixel's, or in a row of pairs two pixels'. It starts when it is complete in the patch buffer, a row
-    when its job is there and the row before is through; nothing else stalls. A sum may be longer than its patch, by words that read the last one again. The
-    addresses of an issue, and its ``result``, come :attr:`latency` cycles later. ``freed`` gives back
-    the patch's words after its last one.
+    when its job is there and the row before is through; nothing else stalls. A sum may be longer than its patch, by
+    words that read the last one again. The addresses of an issue, and its ``result``, come :attr:`latency` cycles
+    later. ``freed`` gives back the patch's words after its last one.
 
     Parameters
     ----------
@@ -297,9 +297,10 @@ class MacArray(wiring.Component):
     """Controller, columns, requantisers and activation: patches in, feature words out.
 
     A feature word, or one of each of two pixels, is written :meth:`latency` cycles after the last patch word of its
-    output group was issued, with an address and a word for each column of banks. ``row_written`` pulses with the last word of a row, ``finished`` with the last of the program. Words of
-    ``residual``, which come before the patch of their pixel, are added to results whose job says so. ``made`` and
-    ``added`` show what the array makes, a word for each pixel, and which words written were added to.
+    output group was issued, with an address and a word for each column of banks. ``row_written`` pulses with the last
+    word of a row, ``finished`` with the last of the program. Words of ``residual``, which come before the patch of
+    their pixel, are added to results whose job says so. ``made`` and ``added`` show what the array makes, a word for
+    each pixel, and which words written were added to.
 
     Parameters
     ----------

@@ -175,7 +175,7 @@ class CoreConfig(ArrayShape):
 
     @property
     def requantisers(self) -> int:
-        """Requantiser lanes: one for each lane of the depthwise engine, and each output channel and pixel of the array."""
+        """Requantiser lanes: one for each lane of the depthwise engine, and for each result of the array at a time."""
         return self.depthwise_lanes + self.lanes * self.pixels
 
     @property

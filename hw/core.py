@@ -56,8 +56,9 @@ class Core(wiring.Component):
     """A network's accelerator.
 
     ``i`` and ``o`` are the host port's byte streams: see :class:`hw.host.HostPort`. The ``trace`` outputs show every
-    word that the array makes (of two pixels, where a bit of ``trace_array_valid`` each says so), that the depthwise engine passes on, and that the residual adder makes of the array's,
-    for whoever compares them with the golden model; a board leaves them open.
+    word that the array makes (of two pixels, where a bit of ``trace_array_valid`` each says so), that the depthwise
+    engine passes on, and that the residual adder makes of the array's, for whoever compares them with the golden model;
+    a board leaves them open.
 
     Parameters
     ----------

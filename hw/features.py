@@ -21,7 +21,8 @@ class FeatureMemory(wiring.Component):
 
     Every bank reads an address of its own: ``r_data`` is word ``r_addr`` of four cycles before. The array writes whole
     words, one for each column of banks, into those that ``w_en`` names, the host slices of words over the fill bus
-    while the array rests; either can be read from two cycles later on. Reads of a word that is being written are undefined. No stall, no reset.
+    while the array rests; either can be read from two cycles later on. Reads of a word that is being written are
+    undefined. No stall, no reset.
 
     Parameters
     ----------
@@ -71,7 +72,7 @@ class FeatureMemory(wiring.Component):
                 m.d.comb += [
                     ram.w_en.eq(self.w_en[bank] | filled),
                     ram.w_addr.eq(addresses[bank % WINDOW]), ram.w_data.eq(words[bank % WINDOW][low:]),
-                    ram.r_addr.eq(self.r_addr[bank]), 
+                    ram.r_addr.eq(self.r_addr[bank]),
                     self.r_data[bank][low:][:width].eq(delay(m, f"read_{bank}_{n}", ram.r_data, 1)),  # from afar
                 ]  # fmt: skip
         return m

@@ -45,7 +45,8 @@ class WindowGenerator(wiring.Component):
     nine are an odd number: the last tap of the first window goes alone, then the first of the second, and so on, so
     that a pair always begins at an even place of the patch.
 
-    In a layer whose pixels are ``paired`` two neighbours of a row share a patch; the last of an odd number has one alone.
+    In a layer whose pixels are ``paired`` two neighbours of a row share a patch; the last of an odd number has one
+    alone.
 
     A row waits until the array has written the rows it needs; a patch waits until it fits the patch buffer
     (``freed`` gives words back); a layer waits until everything before it has left the pipeline. Nothing else stalls.

@@ -310,9 +310,7 @@ def check(done, rows, patches, contents, config, *, residuals=(), sums=()):
 
 def random_patches(rows, config, seed):
     rng = np.random.default_rng(seed)
-    patches = [
-        rng.integers(-128, 128, (row.words, config.array_rows), np.int8) for row in rows for _ in row.patches
-    ]
+    patches = [rng.integers(-128, 128, (row.words, config.array_rows), np.int8) for row in rows for _ in row.patches]
     for patch in patches[::3]:
         patch[:] = rng.choice([-128, 127], patch.shape)
     return patches
@@ -455,9 +453,7 @@ def test_start_while_running(after):
 @pytest.mark.parametrize("lanes, words, outputs, pixels", [(3, 2, 1, 1), (4, 1, 2, 1), (4, 2, 2, 2)])
 def test_filled_over_the_bus(lanes, words, outputs, pixels):
     """The fill bus reaches every column's three memories, each under its own selects; words of two slices."""
-    config = small_config(
-        lanes=lanes, words=words, outputs=outputs, pixels=pixels, weight_depth=40, scale_depth=12
-    )
+    config = small_config(lanes=lanes, words=words, outputs=outputs, pixels=pixels, weight_depth=40, scale_depth=12)
     contents = random_contents(config, 7)
     select = selects(config)
     rows = random_rows(random.Random(8), config, 4)

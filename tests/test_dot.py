@@ -25,7 +25,8 @@ def weights_of(rng, shape):
 
 @pytest.mark.parametrize("outputs", [1, 2])
 @pytest.mark.parametrize(
-    "rows, pixels", [(rows, pixels) for rows in (1, 2, 3, 4, 5, 6, 8, 13, 16) for pixels in (1, 2) if rows % pixels == 0]
+    "rows, pixels",
+    [(rows, pixels) for rows in (1, 2, 3, 4, 5, 6, 8, 13, 16) for pixels in (1, 2) if rows % pixels == 0],
 )
 def test_sums(rows, outputs, pixels):
     """Extreme and random operands, new ones every cycle; of two pixels each half of the rows, or all for the first."""

@@ -32,7 +32,7 @@ def test_digits(array):
 
 
 @pytest.mark.parametrize("array", [(12, 6), (16, 8)])
-def test_a_builder_with_rings_and_residuals(array):
+def test_a_builder_with_rings_and_residuals(array, every_ring):
     planned = plan(lower(mobilenet_v2(0.35, 64, classes=4, seed=None)), SIM, array=array)
     rings = [name for name, where in planned.places.items() if where.kept]
     assert len(rings) > 5 and sum(stage.residual is not None for stage in planned.stages) > 5

@@ -291,9 +291,7 @@ def test_the_candidates_and_the_choice(digits):
     assert chosen.reason == f"the smallest of the {len(enough)} that fit and take at most 100 us"
     assert taken.resources["lut"] == min(c.resources["lut"] for c in enough)
     for candidate in (chosen.candidates[3], chosen.candidates[-1]):
-        other = plan(
-                digits, SIM, array=(candidate.k, candidate.n), packing=candidate.packing, pixels=candidate.pixels
-            )
+        other = plan(digits, SIM, array=(candidate.k, candidate.n), packing=candidate.packing, pixels=candidate.pixels)
         assert (other.cycles, other.resources) == (candidate.cycles, candidate.resources)
     big = next(c for c in chosen.candidates if (c.k, c.n, c.packing) == (32, 8, False))
     assert (big.binding, big.fits, big.resources["mult"]) == ("mult", False, 256)
@@ -456,7 +454,7 @@ def test_rings_save_memory(monkeypatch):
     """The tensors within the blocks of a MobileNetV2 are never whole."""
     table = lower(mobilenet_v2(0.35, 96, classes=4, seed=None))
     with_rings = plan(table, SIM, array=(16, 8))
-    monkeypatch.setattr("gen.plan.kept_rows", lambda *_: {})
+    monkeypatch.setattr("gen.layout.kept_rows", lambda *_: {})
     without = plan(table, SIM, array=(16, 8))
     assert with_rings.config.feature_depth < 0.6 * without.config.feature_depth
     assert all(where.kept is None for where in without.places.values())
@@ -470,7 +468,7 @@ def test_every_plan_is_checked(monkeypatch):
         return places | {"e": replace(places["e"], base=places["x"].base)}, depth
 
     plan(block(9), SIM, array=(4, 4))
-    monkeypatch.setattr("gen.plan.place", overlapping)
+    monkeypatch.setattr("gen.layout.place", overlapping)
     with pytest.raises(GenError, match=r"^e, row 0, once it is written: reads row 0 of x, but finds row 0 of e there$"):
         plan(block(9), SIM, array=(4, 4))
 

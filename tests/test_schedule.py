@@ -1,7 +1,6 @@
 """Schedule: job words say what the rows are, and nothing more than they have room for; cycles are the engines' own."""
 
 from dataclasses import replace
-from itertools import count
 
 import numpy as np
 import pytest
@@ -63,7 +62,7 @@ def test_window_program():
     kinds = [decoded(row_job(CONFIG), word).kind for word in words]
     per_stage = [JobKind.LAYER, *[JobKind.ROW] * 4], [JobKind.LAYER, *[JobKind.ROW] * 3], [JobKind.LAYER, JobKind.ROW]
     assert kinds == [*sum(per_stage, []), JobKind.END]
-    assert window_jobs(stages, order) == len(words)
+    assert window_jobs(stages, order, CONFIG, CONFIG.patch_depth) == len(words)
     position, before = 0, {"a": 0, "c": 4}
     for stage, address in zip(stages, addresses, strict=True):
         layer, patches, at = (
@@ -158,6 +157,7 @@ class Walk:
         order = iter(self.plan.order)
         array = iter(contents["array_program"])
         expected, made = next(order, None), 0
+        to_add = iter([row for row in self.plan.order if self.plan.stages[row.stage].residual is not None])
         for word in window:
             row = decoded(layouts[1], word, self.config)
             if row.kind == JobKind.END:
@@ -170,7 +170,10 @@ class Walk:
             seen[mode] += 1
             stage = self.plan.stages[expected.stage]
             if mode == WindowMode.RESIDUAL:
-                self.read_residual(layer, row, stage, expected.y, made)
+                # Of this row or, where several are read together, of one behind it.
+                at, y = next(to_add)
+                assert at == expected.stage
+                self.read_residual(layer, row, stage, y, made)
                 continue
             self.read_windows(layer, row, stage, expected.y, made)
             made += 1
@@ -330,11 +333,8 @@ def taps_together():
         (lower(mobilenet_v2(0.35, 32, classes=4, seed=None)), (16, 8), 2),
     ],
 )  # fmt: skip
-def test_programs_carried_out(table, array, rings, monkeypatch):
+def test_programs_carried_out(table, array, rings, every_ring):
     """Every word that the programs read is the one that it should be, and had been waited for; and so is the result."""
-    if rings:  # which save no block RAMs in networks as small as these: every layout without seems to take more
-        counted = count()
-        monkeypatch.setattr("gen.plan.filled_block_rams", lambda width, depth: next(counted))
     planned = plan(table, SIM, array=array)
     assert sum(where.kept is not None for where in planned.places.values()) >= rings
     walk = Walk(planned)
@@ -376,9 +376,12 @@ def test_the_programs_of_a_block():
     addresses = [ONE, Addresses(0, 0, 3, 3, 1)]
     words = window_program(stages, order, places, addresses, config)
     kinds = "".join("ELR"[decoded(row_job(config), word, config).kind.value] for word in words)
-    # Five rows of e, then one of the block and one of e by turns, at last five of the block alone.
-    assert kinds == "LRRRRR" + "LRLR" + "LR" + "LRLR" + "LR" + "LRLR" + "LR" + "LRLR" + "LR" + "LRLR" * 5 + "E"
-    assert window_jobs(stages, order) == len(words)
+    # Five rows of e, then one of the block and one of e by turns, at last five of the block alone; of these, so many
+    # are read together as 64 words have room for: 12 to add for each, and twice the three of a patch.
+    assert (
+        kinds == "LRRRRR" + "LRLR" + "LR" + "LRLR" + "LR" + "LRLR" + "LR" + "LRLR" + "LR" + "LRRRR" * 2 + "LRLR" + "E"
+    )
+    assert window_jobs(stages, order, config, 64) == len(words)
     residual = decoded(layer_job(config), words[6], config)
     assert (residual.mode, residual.groups, residual.pixels) == (WindowMode.RESIDUAL, 0, 11)
     assert (residual.width, residual.height, residual.x, residual.patch_words) == (12, 9, 0, 1)

@@ -239,7 +239,7 @@ def test_several_inputs_and_outputs(tmp_path):
         assert np.array_equal(np.load(tmp_path / f"output_{number}.npy"), expected)
 
 
-def test_a_block_with_a_ring_and_a_sum(tmp_path):
+def test_a_block_with_a_ring_and_a_sum(tmp_path, every_ring):
     """The wide tensor is never whole, its sums wait for the adder, and every word of both is compared."""
     planned = plan(block(9), SIM, array=(4, 4))
     assert planned.places["e"].kept == 6 and planned.stages[-1].residual == "x"

@@ -74,7 +74,7 @@ def test_description_of_constants_and_axes():
     assert (offset["parameters"], rest["parameters"], skip["parameters"]) == (1, 3, 0)
 
 
-def test_places_of_layers():
+def test_places_of_layers(every_ring):
     """A wide tensor in a ring, a pad and a reshape that are folded, and layers that share a stage."""
     rows = [
         {"name": "first", "operator": "conv2d", "channels": 4, "kernel": 3, "padding": "same", **LINEAR},

@@ -91,7 +91,8 @@ def test_memory():
     one = planned(layer, combined("s", "c", "x", (6, 6, 4)), shape=(6, 6, 4))
     assert one.config.residual_lanes == 4
     (stage,) = one.stage_cycles
-    assert stage.waits["memory"] == 6 * 6
+    # All six rows are read together, a job word each.
+    assert stage.waits["memory"] == 6 * 6 + 5
     assert "adder" not in stage.waits
     # With little room in the patch buffer, windows wait for it beyond what residual words take.
     wide = convolution("c", "x", (3, 3, 5), channels_in=9, kernel=(3, 3))

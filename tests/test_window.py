@@ -152,7 +152,7 @@ def placed(layer, config, rng, banks, base):
 
 
 def expected_windows(layer, config):
-    """Rows of pixels of windows: (taps, piece, several, high half, first, last, end, patch's end, coefficient, scale)."""
+    """Rows of pixels of windows: (taps, piece, several, high half, first, last, ends (2), coefficient, scale)."""
     height, width, channels = layer.tensor.shape
     groups, lanes = layer.groups(config), config.lanes
     # A tensor's lanes beyond its channels are 0 in memory; a padded position has the pad in every lane.
