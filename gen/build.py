@@ -23,6 +23,7 @@ from gen.carry_chains import trim_carry_chains
 from gen.errors import GenError
 from gen.inputs import random_inputs
 from gen.steps import Steps
+from gen.waypoints import board_rows, place_waypoints
 from hw.primitives import GATED_ADDER
 
 __all__ = ["Routed", "RouterWatch", "build", "count", "nextpnr_phase", "retune", "yosys_phase"]
@@ -399,6 +400,7 @@ def _synthesise(plan, directory, steps):
         design = json.loads(netlist.read_text(encoding="utf-8"))
         top = design["modules"]["top"]
         trim_carry_chains(top)
+        place_waypoints(top, board_rows(plan.board))
         top["settings"] = _SETTINGS
         _write(netlist, json.dumps(design))
     return asked

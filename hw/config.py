@@ -53,8 +53,8 @@ class ArrayShape:
 
     @property
     def hop(self) -> int:
-        """Cycles from a column to the next, which is further where output channels share it, for it is longer then."""
-        return 1 if self.outputs == 1 else 3
+        """Cycles from a column to the next, which is the longer the more output channels share it."""
+        return self.outputs
 
     @property
     def residual_beats(self) -> int:

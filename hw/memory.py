@@ -4,7 +4,7 @@ from amaranth import Cat, Const, Module, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.delay import copies, delay
+from hw.delay import delay
 from hw.primitives import BLOCK_RAM_WIDTHS, BlockRam, RegisteredMemory, ram_ports
 
 __all__ = [
@@ -120,7 +120,7 @@ class Ram(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         first, chosen, places = 0, Signal(self.width), iter(self._places)
-        (w_data,) = copies(m, "w_data", self.w_data, 1)
+        w_data = delay(m, "w_data", self.w_data, 1)
         for number, depth in enumerate(block_depths(self.depth)):
             # What decides and where it goes is registered, for enables travel far; for every memory by itself.
             attrs = {"copy": 1}
@@ -185,7 +185,7 @@ class FillMemory(wiring.Component):
         write = delay(m, "write", self.fill.write & for_us, 1, reset_less=False)
         low_bits = (len(widths) - 1).bit_length()
         select = delay(m, "select", self.fill.select[:low_bits], 1)
-        (address,), (data,) = copies(m, "address", self.fill.address, 1), copies(m, "data", self.fill.data, 1)
+        address, data = delay(m, "address", self.fill.address, 1), delay(m, "data", self.fill.data, 1)
         for n, width in enumerate(widths):
             low, count = n * SLICE_BITS, block_rams(width, self.depth)
             ours, places = places[:count], places[count:]
