@@ -15,9 +15,11 @@ from gen.builders import mobilenet_v1, mobilenet_v2
 from gen.contents import memory_contents
 from gen.errors import GenError
 from gen.layout import patches_of, place
+from gen.order import kept_rows
 from gen.passes import lower
 from gen.plan import FAST_ENOUGH_US, plan
 from gen.source import resolve
+from gen.stages import results_of
 from gen.waits import WAITS
 from hw.core import filled_memories
 
@@ -458,6 +460,14 @@ def test_rings_save_memory(monkeypatch):
     without = plan(table, SIM, array=(16, 8))
     assert with_rings.config.feature_depth < 0.6 * without.config.feature_depth
     assert all(where.kept is None for where in without.places.values())
+
+
+def test_a_ring_that_saves_no_block_ram_is_none():
+    """All of a small network fits one block RAM a bank, and its stages need not take turns."""
+    planned = plan(block(9), SIM, array=(4, 4))
+    assert "e" in kept_rows(planned.stages, results_of(planned.table))
+    assert all(where.kept is None for where in planned.places.values())
+    assert [at for at, _ in planned.order] == sorted(at for at, _ in planned.order)
 
 
 def test_every_plan_is_checked(monkeypatch):
