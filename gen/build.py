@@ -31,9 +31,9 @@ __all__ = ["Routed", "RouterWatch", "build", "count", "nextpnr_phase", "retune",
 #: Longest that synthesis, or place and route of one seed, may take.
 TOOL_LIMIT_S = 2 * 3600
 
-#: Iterations that the router gets to become better. Asked for a clock that is out of reach, it would go on for ever; a
-#: last wire may take 40.
-PATIENCE = 60
+#: Iterations that the router gets. Asked for a clock that is out of reach, it would go on for ever with a few wires;
+#: designs that came out needed up to 120.
+MOST_ITERATIONS = 150
 
 #: How many more wires than at the best may be wrong, overused or too slow: beyond that they only become more.
 MORE_WRONG = 1000
@@ -109,7 +109,7 @@ class RouterWatch:
     def __init__(self, asked_mhz: float, *, placed_before: bool = False):
         self._asked_mhz = asked_mhz
         self.next_mhz, self.routing = None, placed_before
-        self._fewest, self._waited = None, 0
+        self._fewest = None
 
     def __call__(self, line: str):
         clock = re.match(
@@ -122,13 +122,11 @@ class RouterWatch:
             if not least <= self._asked_mhz / promised_mhz <= most:
                 self._stop(promised_mhz)
             self.routing = True
-        wrong = re.match(r"Info:\s+iter=\d+ wires=\d+ overused=(\d+) .*tmgfail=(\d+)", line)
+        wrong = re.match(r"Info:\s+iter=(\d+) wires=\d+ overused=(\d+) .*tmgfail=(\d+)", line)
         if wrong:
-            count = int(wrong[1]) + int(wrong[2])
-            self._waited += 1
-            if self._fewest is None or count < self._fewest:
-                self._fewest, self._waited = count, 0
-            elif self._waited >= PATIENCE or count > self._fewest + MORE_WRONG:
+            count = int(wrong[2]) + int(wrong[3])
+            self._fewest = count if self._fewest is None else min(self._fewest, count)
+            if count > self._fewest + MORE_WRONG or (count and int(wrong[1]) >= MOST_ITERATIONS):
                 self._stop(self._asked_mhz)
 
     def _stop(self, mhz):

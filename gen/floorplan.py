@@ -86,8 +86,8 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
     """``die`` with places for block RAMs, each memory's side by side, where there is room for the whole of it.
 
     A column's and the depthwise weights stand beside their multipliers, and a column's biases and scales as far as
-    there is room. The features go to the row that has no multipliers, and before them the other memories, which take
-    what is left elsewhere where that row has no more room.
+    there is room. The features go to the row that has no multipliers, behind them the programs, whose engines are at that
+    end, and before them the other memories; these take what is left elsewhere where that row has no more room.
     """
     beside = {multiplier: ram for row in board.multiplier_rows for multiplier, ram in row}
     counts = {name: filled_block_rams(memory.width, memory.depth) for name, memory in filled_memories(config).items()}
@@ -124,13 +124,17 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
     if config.depthwise:
         take(["coefficients"], [beside[name] for lane in die.lanes for name in lane])
     counts["features"] = feature_block_rams(config)
-    room = len(board.block_ram_row) - counts["features"]
-    before = board.block_ram_row[: room if room >= 0 else None]
-    for name in ("depthwise_scale", "depthwise_bias", "array_program", "window_program", *elsewhere):
+
+    def free(row):
         used = {site for sites in taken.values() for site in sites}
-        left = [[site for site in row if site not in used] for row in (before, *rows[1:])]
+        return [site for site in row if site not in used]
+
+    programs = ("array_program", "window_program")
+    for name in ("depthwise_scale", "depthwise_bias", *programs, *elsewhere):
         if name in counts:
-            take([name], next((row for row in left if len(row) >= counts[name]), []))
-    used = {site for sites in taken.values() for site in sites}
-    take(["features"], [site for site in board.block_ram_row if site not in used])
+            first, *others = (free(row)[:: -1 if name in programs else 1] for row in rows)
+            room = len(first) - counts["features"] if len(board.block_ram_row) >= counts["features"] else len(first)
+            choices = (first[:room], *others)
+            take([name], next((sites for sites in choices if len(sites) >= counts[name]), []))
+    take(["features"], free(board.block_ram_row))
     return replace(die, memories=taken)

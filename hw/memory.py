@@ -4,7 +4,7 @@ from amaranth import Cat, Const, Module, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.delay import delay
+from hw.delay import copies, delay
 from hw.primitives import BLOCK_RAM_WIDTHS, BlockRam, RegisteredMemory, ram_ports
 
 __all__ = [
@@ -185,7 +185,8 @@ class FillMemory(wiring.Component):
         write = delay(m, "write", self.fill.write & for_us, 1, reset_less=False)
         low_bits = (len(widths) - 1).bit_length()
         select = delay(m, "select", self.fill.select[:low_bits], 1)
-        address, data = delay(m, "address", self.fill.address, 1), delay(m, "data", self.fill.data, 1)
+        # Synthesis would share the data's registers with memories far away.
+        address, (data,) = delay(m, "address", self.fill.address, 1), copies(m, "data", self.fill.data, 1)
         for n, width in enumerate(widths):
             low, count = n * SLICE_BITS, block_rams(width, self.depth)
             ours, places = places[:count], places[count:]

@@ -209,15 +209,13 @@ def test_router_watch_ends_an_endless_repair_of_timing():
     watch("Info: Max frequency for clock '$glbnet$clock_pin.i': 20.00 MHz (FAIL at 25.00 MHz)\n")
     assert not watch.routing
     watch(clock_line(104.8, 110))
-    for iteration in range(1, 300):
-        watch(router_line(iteration, 300 - iteration, iteration % building.PATIENCE))
-    watch(router_line(300, 0, 1))
-    for iteration in range(301, 300 + building.PATIENCE):
-        watch(router_line(iteration, iteration % 3, 1))
+    for iteration in range(1, building.MOST_ITERATIONS):
+        watch(router_line(iteration, 1 + iteration % 7, iteration % 400))
     watch("Info: something else\n")
+    watch(router_line(building.MOST_ITERATIONS, 0, 0))
     assert watch.next_mhz is None
     with pytest.raises(tools.StopTool):
-        watch(router_line(300 + building.PATIENCE, 1, 0))
+        watch(router_line(building.MOST_ITERATIONS, 1, 0))
     assert watch.next_mhz == pytest.approx(104.5) and watch.routing
 
 
