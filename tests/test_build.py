@@ -400,8 +400,10 @@ report["fmax"]["$glbnet$core_clk"]["constraint"] = asked
 ripup = "--tmg-ripup" in args
 open("asked", "a").write(f"{{asked}}{{'' if ripup else ' at most'}}\\n")
 print(f"Info: Max frequency for clock '$glbnet$core_clk': {promised:.2f} MHz (FAIL at {{asked:.2f}} MHz)", flush=True)
+iteration = 0
 while ripup and asked > {routable}:
-    print("Info:     iter=5 wires=1 overused=0 overuse=0 tmgfail=1", flush=True)
+    iteration += 1
+    print(f"Info:     iter={{iteration}} wires=1 overused=0 overuse=0 tmgfail=1", flush=True)
 """
     fake_tools("nextpnr-ecp5", nextpnr(body))
     report = build(make_plan(), directory=tmp_path, verify=False)
