@@ -40,7 +40,7 @@ MORE_WRONG = 1000
 
 #: How much of the clock that a placement promises may be asked for: of more, the router spoils what it could have, and
 #: of less it leaves the rest.
-REACHABLE = (0.90, 1.05)
+REACHABLE = (0.90, 0.98)
 
 #: What is asked for next: where it was not so, of the clock that the placement promises; where the router could not do
 #: it, of the clock that was asked for.

@@ -17,7 +17,7 @@ __all__ = ["EXPECTED_CLOCK_HZ", "EXPECTED_UNPLACED_HZ", "RESOURCES", "engines", 
 RESOURCES = {"lut": "LUT4", "ff": "flip-flops", "mult": "MULT18X18D", "ebr": "block RAMs"}
 
 #: Clock that designs reach today (docs/place_and_route.md), and that place and route is asked for first.
-EXPECTED_CLOCK_HZ = 115_000_000
+EXPECTED_CLOCK_HZ = 108_000_000
 
 #: The same for arrays that do not fit the rows of multipliers, on boards where they could have had fixed places.
 EXPECTED_UNPLACED_HZ = 80_000_000
