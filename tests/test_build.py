@@ -208,7 +208,7 @@ def test_router_watch_ends_an_endless_repair_of_timing():
     watch = RouterWatch(110)
     watch("Info: Max frequency for clock '$glbnet$clock_pin.i': 20.00 MHz (FAIL at 25.00 MHz)\n")
     assert not watch.routing
-    watch(clock_line(104.8, 110))
+    watch(clock_line(112.3, 110))
     for iteration in range(1, building.MOST_ITERATIONS):
         watch(router_line(iteration, 1 + iteration % 7, iteration % 400))
     watch("Info: something else\n")
@@ -228,7 +228,7 @@ def test_router_watch_ends_what_only_becomes_worse():
     assert watch.next_mhz == pytest.approx(104.5)
 
 
-@pytest.mark.parametrize("promised", [104.7, 122.3])
+@pytest.mark.parametrize("promised", [112.2, 122.3])
 def test_router_watch_ends_what_the_placement_makes_another(promised):
     watch = RouterWatch(110)
     with pytest.raises(tools.StopTool):
@@ -236,7 +236,7 @@ def test_router_watch_ends_what_the_placement_makes_another(promised):
     assert watch.next_mhz == pytest.approx(promised * 0.95) and not watch.routing
 
 
-@pytest.mark.parametrize("promised", [104.8, 122.2])
+@pytest.mark.parametrize("promised", [112.3, 122.2])
 def test_router_watch_lets_a_placement_be_routed(promised):
     watch = RouterWatch(110)
     watch(clock_line(promised, 110))
@@ -382,12 +382,12 @@ def test_the_best_of_several_seeds_is_kept(fake_tools, tmp_path):
 @pytest.mark.parametrize(
     ("promised", "routable", "asked"),
     (
-        (105.0, 115.0, [110.0]),
+        (113.0, 115.0, [110.0]),
         (100.0, 115.0, [110.0, 95.0]),  # the placement rules it out
         (130.0, 125.0, [110.0, 123.5]),  # it could do more
         (120.0, 105.0, [110.0, 104.5]),  # the router cannot do it
         (130.0, 118.0, [110.0, 123.5, 117.32]),
-        (105.0, 94.0, [110.0, 104.5, "99.27 at most"]),
+        (113.0, 94.0, [110.0, 104.5, "99.27 at most"]),
         (100.0, 80.0, [110.0, 95.0, 90.25, "85.74 at most"]),
     ),
 )
