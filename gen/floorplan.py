@@ -86,8 +86,8 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
     """``die`` with places for block RAMs, each memory's side by side, where there is room for the whole of it.
 
     A column's and the depthwise weights stand beside their multipliers, and a column's biases and scales as far as
-    there is room. The features go to the row that has no multipliers, behind them the programs, whose engines are at that
-    end, and before them the other memories; these take what is left elsewhere where that row has no more room.
+    there is room. The features go to the row that has no multipliers, behind them the programs, whose engines are at
+    that end, and before them the other memories; these take what is left elsewhere where that row has no more room.
     """
     beside = {multiplier: ram for row in board.multiplier_rows for multiplier, ram in row}
     counts = {name: filled_block_rams(memory.width, memory.depth) for name, memory in filled_memories(config).items()}

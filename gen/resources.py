@@ -40,9 +40,21 @@ def _dot_product(config):
 def _column(config):
     """A column without its requantisers: products, accumulators, what passes on to the next, memories' registers."""
     lut, ff = _dot_product(config)
-    channel = config.accumulator_bits + config.bias_bits + 36 + 5.5 * (config.columns + 1)
-    passed = 8 * config.array_rows * (1 + config.outputs) + 153
-    return lut + (45 if config.outputs == 2 else 24) * config.outputs, ff + passed + channel * config.outputs
+    # A pixel's results, and what its requantiser takes; what the memories of biases and multipliers have once.
+    pixel = config.accumulator_bits + 36 + 5.5 * (config.columns + 1)
+    channel = config.bias_bits + 146 + config.pixels * pixel
+    passed = 8 * config.array_rows * (1 + config.outputs) + 189
+    joined = 42 * config.outputs if config.pixels > 1 else 0
+    results = config.outputs * config.pixels
+    return lut + (45 if config.outputs == 2 else 24) * results, ff + passed + channel * config.outputs + joined
+
+
+def _array(config):
+    """The controller, the queue of destinations, the activation of all lanes; of two pixels what writes their words."""
+    lanes = config.lanes * config.pixels
+    writes = 3 * config.word_bits if config.pixels > 1 else 0
+    ff = 580 + 25 * config.lanes + 30 * lanes + 72 * -(-lanes // 4)
+    return 390 + 44 * (config.lanes + lanes) + writes, ff + writes
 
 
 def _residual(config):
@@ -93,17 +105,19 @@ def engines(config: CoreConfig) -> dict[str, tuple[float, float]]:
 
     return {
         "columns": times(columns, _column(config)),
-        "array": (390 + 88 * lanes, 640 + 10 * lanes),
+        "array": _array(config),
         "requantisers": requantisers(config.window_bits, config.lanes * config.pixels, len(config.hard_columns)),
         "depthwise lanes": times(config.depthwise_lanes, (1216, 1262) if config.max_pool else (930, 1050)),
         "depthwise requantisers": times(
             config.depthwise, requantisers(config.depthwise_window_bits, lanes, config.hard_lanes)
         ),
-        "depthwise engine": times(config.depthwise, (100 + 268 * lanes, 845 + 208 * lanes)),
+        "depthwise engine": times(config.depthwise, (100 + 268 * lanes, 845 + 240 * lanes)),
         "residual adder": _residual(config),
-        "features": (160 + 19 * lanes, 100 + 103 * lanes),
+        "features": tuple(
+            2 * (config.pixels - 1) * config.word_bits + part for part in (160 + 19 * lanes, 110 + 172 * lanes)
+        ),
         "gather": _gather(config),
-        "patch buffer": (30 + 8.1 * rows, 45 + 24.5 * rows),
+        "patch buffer": (30 + 8.1 * rows, 45 + 32.5 * rows),
         "window generator": (715 + 157 * lanes, 1090 + 84 * lanes),
         "host, programs, top": (635 + 18 * lanes, 1340 + 7 * lanes),
         "small and deep memories": _memories(shapes),

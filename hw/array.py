@@ -141,7 +141,7 @@ class Column(wiring.Component):
 
 
 def destination_layout(config: CoreConfig) -> data.StructLayout:
-    """Where a word of results goes, what it ends, what else happens to it; where the word of the pixel beside it goes."""
+    """Where a word of results goes, what it ends, what else happens to it; and where that of a second pixel goes."""
     return data.StructLayout(
         {
             "address": config.address_bits,
@@ -397,7 +397,10 @@ class MacArray(wiring.Component):
         # Destinations wait in a ring for their results, which come in order and are never more than it holds.
         layout = destination_layout(config)
         wait += Column.latency(config) + self._spread(config)
-        m.submodules.ring = ring = Memory(shape=layout, depth=1 << wait.bit_length(), init=[])
+        # In LUT RAM, for a block RAM without the register behind it is slow.
+        m.submodules.ring = ring = Memory(
+            shape=layout, depth=1 << wait.bit_length(), init=[], attrs={"ram_style": "distributed"}
+        )
         write, read = ring.write_port(), ring.read_port()
         due = delay(m, "due", controller.result, wait - Activation.bounds_lead - 1, reset_less=False)
         bounds_due = delay(m, "bounds_due", due, 1, reset_less=False)

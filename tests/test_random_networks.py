@@ -113,7 +113,8 @@ def check(table, one, core, folder, inputs, stall):
     """Simulate two inputs on ``core``; a network that fails is left in its folder."""
     note(described(table))
     note(
-        f"array {one.config.array_rows}x{one.config.lanes}, {one.config.outputs} outputs, {core.config.pixels} pixels, {inputs=}, {stall=}"
+        f"array {one.config.array_rows}x{one.config.lanes}, {one.config.outputs} outputs, {core.config.pixels} pixels,
+        {inputs=}, {stall=}"
     )
     rng = np.random.default_rng(inputs)
     drawn = [random_input(rng, table) for _ in range(2)]
