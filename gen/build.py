@@ -32,8 +32,8 @@ __all__ = ["Routed", "RouterWatch", "build", "count", "nextpnr_phase", "retune",
 TOOL_LIMIT_S = 2 * 3600
 
 #: Iterations that the router gets. Asked for a clock that is out of reach, it would go on for ever with a few wires;
-#: designs that came out needed up to 120.
-MOST_ITERATIONS = 150
+#: designs that came out needed up to 122.
+MOST_ITERATIONS = 180
 
 #: How many more wires than at the best may be wrong, overused or too slow: beyond that they only become more.
 MORE_WRONG = 1000
