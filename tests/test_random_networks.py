@@ -112,10 +112,9 @@ def assert_right(report):
 def check(table, one, core, folder, inputs, stall):
     """Simulate two inputs on ``core``; a network that fails is left in its folder."""
     note(described(table))
-    note(
-        f"array {one.config.array_rows}x{one.config.lanes}, {one.config.outputs} outputs, {core.config.pixels} pixels,
-        {inputs=}, {stall=}"
-    )
+    config = core.config
+    note(f"array {config.array_rows}x{config.lanes}, {config.outputs} outputs, {config.pixels} pixels, {inputs=}")
+    note(f"{stall=}")
     rng = np.random.default_rng(inputs)
     drawn = [random_input(rng, table) for _ in range(2)]
     try:
