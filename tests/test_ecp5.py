@@ -187,13 +187,13 @@ def stimuli():
     inputs |= {f"engine_{name}": values for name, values in script.items()}
     rows, patches = array_program()
     inputs["array_start"] = [0, 1, 0]
-    for name in ("valid", "end", "data"):
+    for name in ("valid", "ends", "data"):
         inputs[f"patch_{name}"] = [0] * 6
     for patch in patches:
         for n, word in enumerate(patch):
             gap = rng.choice((0, 0, 0, 4))
             inputs["patch_valid"] += [1] + [0] * gap
-            inputs["patch_end"] += [int(n == len(patch) - 1)] + [0] * gap
+            inputs["patch_ends"] += [3 * (n == len(patch) - 1)] + [0] * gap
             inputs["patch_data"] += [packed(word, 8)] + [0] * gap
     inputs["patch_valid"] += [0]
     return inputs
