@@ -6,7 +6,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.config import BANKS, WINDOW, CoreConfig
-from hw.delay import copies, delay
+from hw.delay import copies, delay, events_before
 from hw.dot import DotProduct
 from hw.jobs import array_job
 from hw.loops import Loop
@@ -221,12 +221,8 @@ class ArrayController(wiring.Component):
 
         # What the loops decided acts a cycle later: their chain ends in a few registers, some for each of what follows.
         events = {"taken": take, "issued": issue, "word": word, "pixel": pixel, "row": row}
-
-        def behind(consumer, *names):
-            """Events of the cycle before, in registers of the consumer's own."""
-            return [copies(m, f"{consumer}_{name}", events[name] & ~self.start, 1)[0] for name in names]
-
-        issued, word, pixel = behind("patch", "issued", "word", "pixel")
+        events = {name: event & ~self.start for name, event in events.items()}
+        issued, word, pixel = events_before(m, "patch", events, "issued", "word", "pixel")
         m.d.sync += self.freed.eq(Mux(pixel, job.freed + 1, 0))
         patch_begin = Signal.like(self.patch)
         moves = Const(1)
@@ -239,7 +235,7 @@ class ArrayController(wiring.Component):
         with m.Elif(issued & moves):
             m.d.sync += self.patch.eq(self.patch + 1)
 
-        taken, word, pixel, row = behind("destination", "taken", "word", "pixel", "row")
+        taken, word, pixel, row = events_before(m, "destination", events, "taken", "word", "pixel", "row")
         m.d.comb += self.result.eq(word)
         address, residue = Signal(self._config.address_bits), Signal(2)
         base, paired = Signal.like(address), Const(0)
@@ -271,7 +267,7 @@ class ArrayController(wiring.Component):
             m.d.comb += [
                 self.joined.eq(~paired), self.destination.beside.eq(beside), self.destination.pair.eq(paired & ~alone)
             ]  # fmt: skip
-        taken, issued, word, pixel = behind("weight", "taken", "issued", "word", "pixel")
+        taken, issued, word, pixel = events_before(m, "weight", events, "taken", "issued", "word", "pixel")
         with m.If(taken | pixel):
             m.d.sync += [self.weight.eq(job.weights), self.scale.eq(job.scales), self.first.eq(1)]
         with m.Elif(word):

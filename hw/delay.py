@@ -2,7 +2,7 @@
 
 from amaranth import Module, Signal
 
-__all__ = ["copies", "delay"]
+__all__ = ["copies", "delay", "events_before"]
 
 
 def delay(m: Module, name, value, cycles, *, reset_less=True):
@@ -24,3 +24,8 @@ def copies(m: Module, name, value, count):
     ]
     m.d.sync += [register.eq(value) for register in registers]
     return registers
+
+
+def events_before(m: Module, consumer, events, *names):
+    """Those of ``events`` by name, of the cycle before, in registers of the ``consumer``'s own."""
+    return [copies(m, f"{consumer}_{name}", events[name], 1)[0] for name in names]

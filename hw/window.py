@@ -5,7 +5,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import BANKS, TAPS, WINDOW, CoreConfig
-from hw.delay import copies, delay
+from hw.delay import copies, delay, events_before
 from hw.features import FeatureMemory
 from hw.jobs import JobKind, layer_job, row_job, window_job_bits
 from hw.loops import Loop
@@ -168,12 +168,8 @@ class WindowGenerator(wiring.Component):
             "patch": patch, "last": last,
         }  # fmt: skip
 
-        def behind(consumer, *names):
-            """Events of the cycle before, in registers of the consumer's own."""
-            return [copies(m, f"{consumer}_{name}", events[name], 1)[0] for name in names]
-
         # Where the window stands: across ...
-        begun, pixel, line, tile = behind("across", "begun", "pixel", "line", "tile")
+        begun, pixel, line, tile = events_before(m, "across", events, "begun", "pixel", "line", "tile")
         address = unsigned(config.address_bits)
         place = data.StructLayout({"x": signed(11), "base": address, "residue": 2})
         here, here_pixel = Signal(place), Signal(place)
@@ -198,7 +194,7 @@ class WindowGenerator(wiring.Component):
         with m.Elif(tile):
             m.d.sync += here.eq(beside)
         # ... down ...
-        begun, group, line = behind("down", "begun", "group", "line")
+        begun, group, line = events_before(m, "down", events, "begun", "group", "line")
         y = Signal(signed(11))
         rows = Signal(data.ArrayLayout(address, WINDOW))
         with m.If(begun | group):
@@ -206,7 +202,7 @@ class WindowGenerator(wiring.Component):
         with m.Elif(line):
             m.d.sync += [y.eq(y + WINDOW), *(rows[r].eq(rows[r] + layer.row_pitch) for r in range(WINDOW))]
         # ... and in depth.
-        begun, pixel, group, tile = behind("depth", "begun", "pixel", "group", "tile")
+        begun, pixel, group, tile = events_before(m, "depth", events, "begun", "pixel", "group", "tile")
         offset = Signal(address)
         coefficient, scale = Signal.like(self.coefficient), Signal.like(self.scale)
         first = Signal()
@@ -217,7 +213,9 @@ class WindowGenerator(wiring.Component):
         with m.Elif(tile):
             m.d.sync += [coefficient.eq(coefficient + 1), first.eq(0)]
         # Which of the taps go on, and what ends with them.
-        issued, begun, pixel, patch, tile, last = behind("taps", "issued", "begun", "pixel", "patch", "tile", "last")
+        issued, begun, pixel, patch, tile, last = events_before(
+            m, "taps", events, "issued", "begun", "pixel", "patch", "tile", "last"
+        )
         taps = config.taps_a_beat
         piece = Signal.like(layer.beats)
         together, odd = Signal(), Signal()
