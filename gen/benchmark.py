@@ -91,7 +91,7 @@ class Benchmark:
         if not self.again and (report := kept_report(planned, folder)):
             print(f"kept: {folder} holds this build", file=sys.stderr)
             return report | {"resources_estimated": planned.resources, "kept": True}
-        report = build(planned, directory=folder)
+        report = build(planned, directory=folder, clock_mhz=entry.clock)
         seconds = steps.seconds | report["seconds"]
         report |= {"seconds": seconds, "jobs": self.jobs, "processors": len(os.sched_getaffinity(0))}
         write_report(folder, report)

@@ -29,9 +29,12 @@ class Entry:
     folding: bool = True
     packing: bool | None = None
     array: list | None = None
+    clock: float | int | None = None
 
     def __post_init__(self):
-        array = self.array
+        array, clock = self.array, self.clock
+        if clock is not None and not 25 <= clock <= 200:
+            raise ValueError(f"clock must be in 25..200 MHz, not {clock}")
         if array is not None and (len(array) != 2 or not all(isinstance(size, int) and size > 0 for size in array)):
             raise ValueError(f"array must be two positive numbers as in [16, 8], not {array}")
 
@@ -40,7 +43,8 @@ class Entry:
         """What differs from an entry that leaves all options out, as the end of a name."""
         packing = {True: "-packed", False: "-apart", None: ""}[self.packing]
         array = "-{}x{}".format(*self.array) if self.array else ""
-        return f"{'' if self.folding else '-unfolded'}{packing}{array}"
+        clock = f"-{self.clock:g}mhz" if self.clock else ""
+        return f"{'' if self.folding else '-unfolded'}{packing}{array}{clock}"
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from boards import Board
@@ -39,11 +40,10 @@ MOST_ITERATIONS = 180
 MORE_WRONG = 1000
 
 #: How much of the clock that a placement promises may be asked for: of more, the router spoils what it could have, and
-#: of less it leaves the rest.
-REACHABLE = (0.90, 0.98)
+#: of less it leaves the rest. Where it was not so, a little less than it promises is asked for next.
+REACHABLE, PROMISED_SHARE = (0.90, 1.06), 0.97
 
-#: What is asked for next: where it was not so, of the clock that the placement promises; where the router could not do
-#: it, of the clock that was asked for.
+#: What is asked for next where the router could not do it, of the clock that was asked for.
 NEXT_SHARE = 0.95
 
 #: Settings of nextpnr that no option sets. A net may go this many tiles beyond the box around its pins, half of the
@@ -120,17 +120,17 @@ class RouterWatch:
             promised_mhz = float(clock[1])
             least, most = REACHABLE
             if not least <= self._asked_mhz / promised_mhz <= most:
-                self._stop(promised_mhz)
+                self._stop(PROMISED_SHARE * promised_mhz)
             self.routing = True
         wrong = re.match(r"Info:\s+iter=(\d+) wires=\d+ overused=(\d+) .*tmgfail=(\d+)", line)
         if wrong:
             count = int(wrong[2]) + int(wrong[3])
             self._fewest = count if self._fewest is None else min(self._fewest, count)
             if count > self._fewest + MORE_WRONG or (count and int(wrong[1]) >= MOST_ITERATIONS):
-                self._stop(self._asked_mhz)
+                self._stop(NEXT_SHARE * self._asked_mhz)
 
-    def _stop(self, mhz):
-        self.next_mhz = mhz * NEXT_SHARE
+    def _stop(self, next_mhz):
+        self.next_mhz = next_mhz
         raise tools.StopTool
 
 
@@ -216,7 +216,9 @@ def retune(config: str, pll: PLL) -> str:
     return config
 
 
-def build(plan, *, directory: Path, verify: bool = True, seeds: int = 1) -> dict:
+def build(
+    plan, *, directory: Path, verify: bool = True, seeds: int = 1, clock_mhz: float | None = None
+) -> dict:  # fmt: skip
     """Make the bitstream of ``plan`` in ``directory``; returns the report, which is written there too.
 
     Leaves ``top.bit``, ``top.v``, ``core.v``, ``top.lpf``, the tools' logs and ``report.json``. Whatever an earlier run
@@ -232,6 +234,8 @@ def build(plan, *, directory: Path, verify: bool = True, seeds: int = 1) -> dict
         Whether to simulate the core's Verilog on one random input first.
     seeds : int
         Number of nextpnr seeds to try, as many side by side as there are processors; the fastest design is kept.
+    clock_mhz : float, optional
+        What nextpnr is asked for first, whatever the placement promises. Left out: what the plan expects.
 
     Raises
     ------
@@ -255,7 +259,8 @@ def build(plan, *, directory: Path, verify: bool = True, seeds: int = 1) -> dict
     asked = _synthesise(plan, directory, steps)
     # The placer for designs whose multipliers and block RAMs have fixed places (docs/place_and_route.md).
     placer = ("--placer", "static") if plan.places_on_die.columns else ()
-    best = _place_and_route(board, directory, seeds, asked.clock_mhz, placer, steps)
+    choose = partial(_route, board, directory, seeds, clock_mhz or asked.clock_mhz, clock_mhz is not None, placer)
+    best = _place_and_route(choose, seeds, steps)
     pll = _fastest(board, best)
     with steps.step("pack", "bitstream"):
         config = directory / f"nextpnr-{best.seed}.config"
@@ -404,13 +409,11 @@ def _synthesise(plan, directory, steps):
     return asked
 
 
-def _place_and_route(board, directory, seeds, asked_mhz, placer, steps):
-    """Place and route with seeds 1 to ``seeds``; the fastest design, of equals the first."""
+def _place_and_route(route, seeds, steps):
+    """``route`` with seeds 1 to ``seeds``; the fastest design, of equals the first."""
     title = "place and route" if seeds == 1 else f"place and route, {seeds} seeds"
     with steps.step("place_and_route", title) as say, ThreadPoolExecutor(min(seeds, os.cpu_count() or 1)) as pool:
-        runs = [
-            pool.submit(_route, board, directory, seed, seeds, asked_mhz, placer, say) for seed in range(1, seeds + 1)
-        ]
+        runs = [pool.submit(route, seed, say) for seed in range(1, seeds + 1)]
         failures = [error for run in runs if (error := run.exception()) is not None]
         for error in failures:
             if not isinstance(error, GenError):
@@ -420,8 +423,8 @@ def _place_and_route(board, directory, seeds, asked_mhz, placer, steps):
     return max((run.result() for run in runs if run.exception() is None), key=lambda routed: routed.fmax_mhz)
 
 
-def _route(board: Board, directory, seed, seeds, asked_mhz, placer, say):
-    """Place and route with one seed."""
+def _route(board: Board, directory, seeds, asked_mhz, insist, placer, seed, say):
+    """Place and route with one seed; where one does not ``insist``, for what the placement promises."""
     name = f"nextpnr-{seed}"
     label = f"seed {seed}: " if seeds > 1 else ""
     constraints = (directory / "top.lpf").read_text(encoding="utf-8")
@@ -448,13 +451,13 @@ def _route(board: Board, directory, seed, seeds, asked_mhz, placer, say):
         return watch
 
     # Where the router twice cannot do it, it is asked for nothing.
-    failures, placed = 0, False
+    failures, placed = 0, insist
     while failures < 2:
         watch = run(asked_mhz, "--tmg-ripup", placed_before=placed)
         if watch.next_mhz is None:
             break
         failures, placed = failures + watch.routing, True
-        asked_mhz = watch.next_mhz
+        asked_mhz = float(achievable(board.clock_in_hz, watch.next_mhz * 1e6).clock_hz) / 1e6
     else:
         run(asked_mhz, placed_before=True)
     return Routed.from_report(seed, json.loads((directory / f"{name}.json").read_text(encoding="utf-8")))

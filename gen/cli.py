@@ -266,9 +266,12 @@ def survey(models, board, directory, as_json, folding, packing, array, inputs, c
 @verb(
     ARRAY,
     click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Placements to try."),
+    click.option(
+        "--clock", "clock_mhz", type=click.FloatRange(25, 200), metavar="MHZ", help="Ask nextpnr for this core clock."
+    ),
     click.option("--no-verify", is_flag=True, help="Do not simulate the core first."),
 )
-def build(model, board, directory, as_json, folding, packing, array, seeds, no_verify):
+def build(model, board, directory, as_json, folding, packing, array, seeds, clock_mhz, no_verify):
     """Build the bitstream, once a simulation of the core has shown no difference.
 
     Leaves top.bit, top.v, core.v, the tools' logs and report.json in DIR.
@@ -278,7 +281,8 @@ def build(model, board, directory, as_json, folding, packing, array, seeds, no_v
     _refuse_simulated(board)
     network, planned = _plan(model, board, folding, packing, array)
     directory = directory or result_folder(network, board)
-    _print_report(run(planned, directory=directory, verify=not no_verify, seeds=seeds), as_json)
+    report = run(planned, directory=directory, verify=not no_verify, seeds=seeds, clock_mhz=clock_mhz)
+    _print_report(report, as_json)
 
 
 @verb(

@@ -22,7 +22,7 @@ def memory_contents(stages: list[Stage], config: CoreConfig) -> dict[str, list[i
     for stage in stages:
         if stage.front is not None:
             contents["coefficients"] += _bytes_to_words(window_words(stage, config))
-            biases, scales = _scales(stage.window_scaling, config)
+            biases, scales = _scales(stage.window_scaling, config, config.parts)
             contents["depthwise_bias"] += [_joined(row, config.bias_bits) for row in biases]
             contents["depthwise_scale"] += [_joined(row, config.multiplier_bits + 5) for row in scales]
         columns = weight_words(stage, config)
@@ -80,9 +80,9 @@ def _bytes_to_words(values):
     return [int.from_bytes(row.tobytes(), "little") for row in np.ascontiguousarray(values)]
 
 
-def _scales(scaling, config):
-    """Biases, and shifts above multipliers, as unsigned fields: lists (groups) of lists (lanes)."""
-    bias, multiplier, shift = scale_words(scaling, config.lanes)
+def _scales(scaling, config, parts=1):
+    """Biases, and shifts above multipliers, as unsigned fields: lists (groups, or parts) of lists (lanes)."""
+    bias, multiplier, shift = scale_words(scaling, config.lanes, parts)
     mask = (1 << config.bias_bits) - 1
     biases = [[int(value) & mask for value in row] for row in bias]
     scales = [

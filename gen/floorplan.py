@@ -23,8 +23,9 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, he
     """Places for an array, such that what is connected lies side by side; none at all where it does not fit so.
 
     A column's multipliers lie side by side in one row of the die, behind them its requantisers' where the row has room
-    for them. A row begins with a column where the row before ended. What is left of the rows serves the channels of the
-    columns for which no row has room. The multipliers of the depthwise engine's requantisers come first of all.
+    for them. A row begins with a column where the row before ended; the first one, if it has room for a single column,
+    at its far end, where the programs are and what carries them out. What is left of the rows serves the channels of
+    the columns for which no row has room. The multipliers of the depthwise engine's requantisers come first of all.
 
     Parameters
     ----------
@@ -58,7 +59,7 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, he
     placed: list[ColumnPlaces] = []
     left: list[list[str]] = []
     rank = {multiplier: at for row in rows for at, (multiplier, _) in enumerate(row)}
-    backwards, middle = False, 0
+    backwards, middle = len(free[0]) < 2 * height, 0
     for row in free:
         count = min(columns - len(placed) // outputs, len(row) // height)
         paired = min(count * outputs, (len(row) - count * height) // pair)
@@ -86,8 +87,9 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
     """``die`` with places for block RAMs, each memory's side by side, where there is room for the whole of it.
 
     A column's and the depthwise weights stand beside their multipliers, and a column's biases and scales as far as
-    there is room. The features go to the row that has no multipliers, behind them the programs, whose engines are at
-    that end, and before them the other memories; these take what is left elsewhere where that row has no more room.
+    there is room. The features go to the row that has no multipliers, before them the other memories of the depthwise
+    engine, behind them the programs, at the far end where the columns reach as far; these memories take what is left
+    elsewhere where that row has no more room.
     """
     beside = {multiplier: ram for row in board.multiplier_rows for multiplier, ram in row}
     counts = {name: filled_block_rams(memory.width, memory.depth) for name, memory in filled_memories(config).items()}
@@ -121,8 +123,9 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
         needed, count = sum(counts[name] for name in names), counts[weights]
         sites = sites[:: max(1, len(sites) // max(1, needed))]
         take(names, sorted(sites[:count], key=order.index) + sites[count:])
-    if config.depthwise:
+    if config.depthwise_lanes:
         take(["coefficients"], [beside[name] for lane in die.lanes for name in lane])
+        elsewhere += {"coefficients"} - taken.keys()
     counts["features"] = feature_block_rams(config)
 
     def free(row):
@@ -130,11 +133,14 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
         return [site for site in row if site not in used]
 
     programs = ("array_program", "window_program")
-    for name in ("depthwise_scale", "depthwise_bias", *programs, *elsewhere):
-        if name in counts:
-            first, *others = (free(row)[:: -1 if name in programs else 1] for row in rows)
-            room = len(first) - counts["features"] if len(board.block_ram_row) >= counts["features"] else len(first)
-            choices = (first[:room], *others)
-            take([name], next((sites for sites in choices if len(sites) >= counts[name]), []))
-    take(["features"], free(board.block_ram_row))
+    far = any(2 * rank(beside[name]) > len(rows[0]) for column in die.columns for name in column.multipliers)
+    behind = programs if far else ("features", *programs)
+    for name in ("depthwise_scale", "depthwise_bias", *behind, *elsewhere, "features"):
+        if name in counts and name not in taken:
+            first, *others = (free(row)[:: -1 if far and name in programs else 1] for row in rows)
+            if name == "features":
+                others = []
+            elif "features" not in taken and len(rows[0]) >= counts["features"]:
+                first = first[: len(first) - counts["features"]]
+            take([name], next((sites for sites in (first, *others) if len(sites) >= counts[name]), []))
     return replace(die, memories=taken)

@@ -79,8 +79,9 @@ class Patches:
 
     ``tiles`` windows down and across cover the kernel, ``step`` columns apart; each is held for ``beats`` cycles, and
     each of these gives feature words, one or a few, or (``whole``) a patch word; a patch takes ``words`` patch words,
-    and a sum over it ``sum_words`` cycles; ``cycles`` is what the window generator spends on a pixel. Neighbouring
-    ``pixels`` of a row share a patch, each of whose words they divide between them.
+    and a sum over it ``sum_words`` cycles; ``cycles`` is what the window generator spends on a pixel. Of a window's
+    taps ``window_taps`` become feature words, ``taps`` of them at a time. The depthwise engine takes ``parts`` windows
+    for a feature word. Neighbouring ``pixels`` of a row share a patch, each of whose words they divide between them.
     """
 
     mode: WindowMode
@@ -91,7 +92,15 @@ class Patches:
     groups: int
     words: int
     least: int
+    window_taps: int = 1
+    taps: int = 1
+    parts: int = 1
     pixels: int = 1
+
+    @property
+    def passes(self) -> int:
+        """What the window generator counts in a pixel: channel groups, or parts of them."""
+        return self.groups * self.parts
 
     @property
     def sum_words(self) -> int:
@@ -103,12 +112,17 @@ class Patches:
         """Feature words of a pixel, where it is these that windows give."""
         if self.mode == WindowMode.DEPTHWISE:
             return self.groups
-        return self.groups * prod(self.tiles) * (TAPS if self.beats > 1 else 1)
+        return self.groups * prod(self.tiles) * self.window_taps
+
+    @property
+    def last_taps(self) -> int:
+        """Taps that go on in the last beat of a window, whose feature words they become."""
+        return 1 if self.whole else self.window_taps - (self.beats - 1) * self.taps
 
     @property
     def cycles(self) -> int:
         """Cycles that the window generator spends on a pixel."""
-        return self.groups * self.tiles[0] * self.tiles[1] * self.beats
+        return self.passes * self.tiles[0] * self.tiles[1] * self.beats
 
 
 #: Windows side by side that a job counts.
@@ -123,18 +137,24 @@ def _tiles(kernel):
 def patches_of(stage: Stage, array: ArrayShape) -> Patches:
     """Mode and counts of ``stage`` on such an array.
 
-    Pixels share patches where that saves words. Results to add cannot come two at a time.
+    Pixels share patches where that saves cycles, of windows or sums, whichever take more. Results to add cannot come
+    two at a time.
     """
     patches = _patches_of_one(stage, array)
     if array.pixels == 1 or patches.whole or stage.residual is not None:
         return patches
-    # What comes in one beat must not be divided.
     half = array.words // array.pixels
-    if patches.beats > 1 and half % array.taps_a_beat:
-        return patches
-    shared = replace(patches, pixels=array.pixels, words=ceil_div(patches.feature_words, half))
-    width = len(stage.region.columns)
-    return shared if ceil_div(width, shared.pixels) * shared.words < width * patches.words else patches
+    taps = min(patches.taps, half)  # a beat is never more than a pixel has of a patch word
+    beats = ceil_div(patches.window_taps, taps)
+    words = ceil_div(patches.feature_words, half)
+    shared = replace(patches, pixels=array.pixels, taps=taps, beats=beats, words=words)
+    width, groups = len(stage.region.columns), ceil_div(stage.output_shape[2], array.lanes)
+
+    def cycles(some):
+        count, sums = ceil_div(width, some.pixels), some.words * groups
+        return count * max(some.pixels * some.cycles, sums), count * sums
+
+    return min(patches, shared, key=cycles)
 
 
 def _patches_of_one(stage, array):
@@ -146,13 +166,14 @@ def _patches_of_one(stage, array):
     least = 1 if stage.residual is None else array.residual_beats
     if stage.front is not None:
         tiles, step = (down, across * stage.repeats), WINDOW if stage.repeats == 1 else 0
-        return Patches(WindowMode.DEPTHWISE, tiles, step, 1, False, groups, ceil_div(groups, words), least)
+        taken = ceil_div(groups, words)
+        return Patches(WindowMode.DEPTHWISE, tiles, step, 1, False, groups, taken, least, parts=array.parts)
     if stage.kernel == (1, 1):
         return Patches(WindowMode.WIDE, tiles, WINDOW, 1, False, groups, ceil_div(groups, words), least)
     if channels <= array.narrow_channels:
         return _narrow_patches(stage, array, least)
-    taken = ceil_div(TAPS * groups * down * across, words)
-    return Patches(WindowMode.WIDE, tiles, WINDOW, ceil_div(TAPS, array.taps_a_beat), False, groups, taken, least)
+    taken, taps = ceil_div(TAPS * groups * down * across, words), array.taps_a_beat
+    return Patches(WindowMode.WIDE, tiles, WINDOW, ceil_div(TAPS, taps), False, groups, taken, least, TAPS, taps)
 
 
 def _narrow_patches(stage, array, least):
@@ -287,14 +308,15 @@ def _lane_padded(values, lanes):
 
 
 def window_words(stage: Stage, array: ArrayShape) -> np.ndarray:
-    """The depthwise engine's weights: bytes (groups * tiles, lanes, 9)."""
+    """The depthwise engine's weights: bytes (passes * tiles, depthwise lanes, 9)."""
     tiles = _tiles(stage.kernel)
     if stage.repeats > 1:  # (repeats, 1, 1, C): a window each
         tiled = np.concatenate([_tiled(part, tiles) for part in stage.window_weights], axis=2)
     else:
         tiled = _tiled(stage.window_weights.reshape(*stage.kernel, -1), tiles)  # down, 3, across, 3, C
     padded = _lane_padded(tiled, array.lanes)
-    return padded.transpose(4, 0, 2, 5, 1, 3).reshape(-1, array.lanes, TAPS)
+    by_part = padded.reshape(*padded.shape[:4], -1, array.lanes // array.parts)
+    return by_part.transpose(4, 0, 2, 5, 1, 3).reshape(-1, by_part.shape[-1], TAPS)
 
 
 def weight_words(stage: Stage, array: ArrayShape) -> np.ndarray:
@@ -319,8 +341,8 @@ def weight_words(stage: Stage, array: ArrayShape) -> np.ndarray:
     return flat.reshape(-1, lanes, patches.sum_words, width).transpose(1, 0, 2, 3).reshape(lanes, -1, width)
 
 
-def scale_words(scaling: Scaling, lanes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Biases, multipliers (left shifts folded in) and right shifts by group and lane: int64 (groups, lanes) each."""
+def scale_words(scaling: Scaling, lanes: int, parts: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Biases, multipliers (left shifts folded in) and right shifts: int64 (groups * parts, lanes / parts) each."""
     multiplier = scaling.multiplier << np.maximum(scaling.shift, 0)
     values = scaling.bias, multiplier, np.maximum(-scaling.shift, 0)
-    return tuple(_lane_padded(value.astype(np.int64), lanes) for value in values)
+    return tuple(_lane_padded(value.astype(np.int64), lanes).reshape(-1, lanes // parts) for value in values)

@@ -3,7 +3,6 @@
 import zlib
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
-from math import prod
 
 import numpy as np
 from amaranth import ClockDomain
@@ -19,7 +18,7 @@ from gen.layout import Placement, ceil_div, laid_out, patches_of
 from gen.order import Row
 from gen.packing import obstacle, pair_channels
 from gen.plan_print import render
-from gen.resources import EXPECTED_CLOCK_HZ, EXPECTED_UNPLACED_HZ, RESOURCES, estimate, share
+from gen.resources import RESOURCES, estimate, expected_clock_hz, share
 from gen.stages import Stage, results_of, stages_of, window_bits
 from gen.table import Table
 from gen.tools import rtlil_to_verilog
@@ -36,8 +35,8 @@ __all__ = ["FAST_ENOUGH_US", "Candidate", "Plan", "plan"]
 #: An inference that takes no longer is fast enough for a smaller array, which builds in minutes, to be worth more.
 FAST_ENOUGH_US = 100
 
-#: Most of its time that the array may wait for the residual adder.
-_RESIDUAL_SHARE = 0.01
+#: Most of its time that the array may wait for the residual adder, or for the depthwise engine, to make them smaller.
+_WAITING_SHARE = 0.01
 
 #: Patch words between what gathers and the array: one block RAM deep, or, where these run short, LUT RAM.
 _PATCH_DEPTHS = 512, DISTRIBUTED_WORDS
@@ -132,8 +131,8 @@ class Plan:
     @property
     def clock_mhz_estimate(self) -> float:
         """Core clock that designs of this kind reach on the board, before place and route tells."""
-        unplaced = self.board.multiplier_rows and not self.places_on_die.columns
-        return (EXPECTED_UNPLACED_HZ if unplaced else EXPECTED_CLOCK_HZ) / 1e6
+        placed = not self.board.multiplier_rows or bool(self.places_on_die.columns)
+        return expected_clock_hz(self.resources["lut"], placed=placed) / 1e6
 
     @property
     def latency_us(self) -> float:
@@ -315,11 +314,13 @@ def _choices(tables, lanes, words, packing, pixels):
 
     ``tables`` with their stages differ in the order of channels; the first keeps the network's own.
     """
-    residual_lanes = _residual_lanes(tables[0][1], lanes, words)
-    shape = ArrayShape(lanes=lanes, words=words, residual_lanes=residual_lanes)
-    pairs = replace(shape, pixels=2)
-    gains = words % 2 == 0 and any(patches_of(stage, pairs).pixels > 1 for stage in tables[0][1])
-    shapes = {1: [shape], 2: [pairs], None: [shape, pairs]}[pixels] if gains else [shape]
+    stages = tables[0][1]
+    shape = _with_lanes(stages, ArrayShape(lanes=lanes, words=words))
+    shapes = [shape]
+    if words % 2 == 0 and pixels != 1:
+        pairs = _with_lanes(stages, replace(shape, pixels=2))
+        if any(patches_of(stage, pairs).pixels > 1 for stage in stages):
+            shapes = [pairs] if pixels == 2 else [shape, pairs]
     choices = []
     for shape in shapes:
         able = [choice for choice in tables if obstacle(choice[1], shape) is None]
@@ -374,12 +375,16 @@ def _planned(board, table, stages, array):
             weight_depths[n] = weights + ceil_div(channels - n * array.outputs, lanes) * patches.sum_words
         if stage.front is not None:
             coefficients += patches.cycles
-            depthwise_scales += patches.groups
+            depthwise_scales += patches.passes
         weights += groups * patches.sum_words
         scales += groups
     scalings = [stage.scaling for stage in stages]
     window_scalings = [stage.window_scaling for stage in stages if stage.window_scaling is not None]
     every = scalings + window_scalings
+    windows = _lane_windows(scalings, lanes)
+    if array.pixels > 1:
+        shared = [stage.scaling for stage in stages if patches_of(stage, array).pixels > 1]
+        windows += _lane_windows(shared, lanes)
     # The patch buffer holds two of the largest patches, and two beside a whole row of residual words.
     patch_words = 0
     for stage in stages:
@@ -395,8 +400,7 @@ def _planned(board, table, stages, array):
     multipliers = array.columns * array.array_rows
     left = max(0, board.resources["mult"] - multipliers) // Requantiser.hard_multipliers
     left = left if multiplier_bits <= Requantiser.hard_multiplier_bits else 0
-    depthwise = any(stage.front is not None for stage in stages)
-    hard_lanes = min(left, lanes) if depthwise else 0
+    hard_lanes = min(left, array.depthwise_lanes)
     hard_columns = tuple(range(min(left - hard_lanes, lanes)))
     die = place_multipliers(
         board.multiplier_rows, columns=array.columns, outputs=array.outputs, height=array.array_rows, lanes=hard_lanes
@@ -409,8 +413,8 @@ def _planned(board, table, stages, array):
         accumulator_bits=_signed_bits(max(s.reach.max() for s in scalings)),
         depthwise_accumulator_bits=_signed_bits(max((s.reach.max() for s in window_scalings), default=1)),
         bias_bits=_signed_bits(max(np.abs(s.bias).max() for s in every)),
-        window_bits=max(window_bits(s) for s in scalings),
-        depthwise_window_bits=max((window_bits(s) for s in window_scalings), default=4),
+        window_bits=windows,
+        depthwise_window_bits=_lane_windows(window_scalings, array.depthwise_lanes),
         multiplier_bits=multiplier_bits,
         hard_lanes=hard_lanes,
         hard_columns=hard_columns,
@@ -422,10 +426,10 @@ def _planned(board, table, stages, array):
         depthwise_scale_depth=max(1, depthwise_scales),
         window_program_depth=schedule.window_jobs(stages, order, array, patch_depth),
         array_program_depth=len(order),
-        depthwise=depthwise,
         max_pool=any(stage.maximum for stage in stages),
         gathered_taps=max(taps, int(residuals > 0)),
         packed_channels=tuple(sorted(packed)),
+        depthwise_lanes=array.depthwise_lanes,
         residual_lanes=array.residual_lanes,
         outputs=array.outputs,
         pixels=array.pixels,
@@ -444,22 +448,38 @@ def _planned(board, table, stages, array):
     return Plan(table, board, stages, order, config, places, addresses, cycles, report, estimate(config), die)
 
 
-def _residual_lanes(stages, lanes, words):
-    """Lanes of the residual adder: the fewest for which the array waits little (:data:`_RESIDUAL_SHARE`); 0 without."""
-    if all(stage.residual is None for stage in stages):
-        return 0
-    choices = [n for n in range(1, lanes + 1) if lanes % n == 0]
-    busy = [_sum_cycles(stages, ArrayShape(lanes=lanes, words=words, residual_lanes=n)) for n in choices]
-    return next(n for n, cycles in zip(choices, busy, strict=True) if cycles <= (1 + _RESIDUAL_SHARE) * busy[-1])
+def _with_lanes(stages, array):
+    """``array`` with a residual adder and a depthwise engine of the fewest lanes for which it waits little for each.
+
+    Without one that no stage needs.
+    """
+    for name, needed in (("residual_lanes", "residual"), ("depthwise_lanes", "front")):
+        if all(getattr(stage, needed) is None for stage in stages):
+            continue
+        fewer = [replace(array, **{name: n}) for n in range(1, array.lanes + 1) if array.lanes % n == 0]
+        most = (1 + _WAITING_SHARE) * _busy_cycles(stages, fewer[-1])
+        array = next(one for one in fewer if _busy_cycles(stages, one) <= most)
+    return array
 
 
-def _sum_cycles(stages, array):
-    """Cycles that the array sums in."""
-    return sum(
-        prod((len(stage.region.rows), len(stage.region.columns), ceil_div(stage.output_shape[2], array.lanes)))
-        * patches_of(stage, array).sum_words
-        for stage in stages
-    )
+def _busy_cycles(stages, array):
+    """Cycles of all stages, each as many as its windows take or its sums, whichever are more."""
+    total = 0
+    for stage in stages:
+        patches, width = patches_of(stage, array), len(stage.region.columns)
+        sums = ceil_div(width, patches.pixels) * patches.sum_words * ceil_div(stage.output_shape[2], array.lanes)
+        total += len(stage.region.rows) * max(width * patches.cycles, sums)
+    return total
+
+
+def _lane_windows(scalings, lanes):
+    """The window of each requantiser that every ``lanes``-th channel falls to."""
+    windows = [4] * lanes
+    for scaling in scalings:
+        needed = window_bits(scaling)
+        for n in range(min(lanes, len(needed))):
+            windows[n] = max(windows[n], int(needed[n::lanes].max()))
+    return tuple(windows)
 
 
 def _signed_bits(magnitude):

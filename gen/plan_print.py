@@ -20,7 +20,8 @@ def render(plan) -> Group:
         f"{plan.table.name} on {plan.board.name} ({plan.board.device}): array {config.array_rows}x{config.lanes}, "
         f"{('one MAC', 'two MACs')[config.outputs - 1]} a multiplier, "
         f"{('one pixel', 'up to two pixels')[config.pixels - 1]} at a time, "
-        f"{config.depthwise_lanes} depthwise lanes, {config.requantisers} requantisers",
+        f"{config.depthwise_lanes} depthwise lane{'s' * (config.depthwise_lanes != 1)}, "
+        f"{config.requantisers} requantisers",
         *([f"multipliers cannot be shared: {why}"] if why else []),
         *([_candidates(plan)] if len(plan.candidates) > 1 else []),
         *([f"chosen: {plan.reason}"] if plan.reason else []),

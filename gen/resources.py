@@ -5,22 +5,23 @@ their instances. LUT4 stand for nextpnr's COMB cells: LUT4s, two for a carry cel
 """
 
 from hw.array import destination_layout
-from hw.config import TAPS, WINDOW, CoreConfig
+from hw.config import TAPS, CoreConfig
 from hw.core import filled_memories
-from hw.memory import block_depths, block_rams, filled_block_rams
+from hw.memory import block_depths, block_rams, filled_block_rams, slices_of
 from hw.requantise import Requantiser
 from hw.residual import ResidualAdder
 
-__all__ = ["EXPECTED_CLOCK_HZ", "EXPECTED_UNPLACED_HZ", "RESOURCES", "engines", "estimate", "share"]
+__all__ = ["RESOURCES", "engines", "estimate", "expected_clock_hz", "share"]
 
 #: What people call the resources that a board has.
 RESOURCES = {"lut": "LUT4", "ff": "flip-flops", "mult": "MULT18X18D", "ebr": "block RAMs"}
 
-#: Clock that designs reach today (docs/place_and_route.md), and that place and route is asked for first.
-EXPECTED_CLOCK_HZ = 108_000_000
+#: The clock that designs reach (docs/place_and_route.md), and what it falls by with each LUT beyond some number.
+_CLOCK_HZ, _HZ_PER_LUT, _LUTS_AT_NO_LOSS = 119_000_000, 900, 29_000
 
-#: The same for arrays that do not fit the rows of multipliers, on boards where they could have had fixed places.
-EXPECTED_UNPLACED_HZ = 80_000_000
+#: The same for arrays that do not fit the rows of multipliers, on boards where they could have had fixed places; no
+#: others are expected to be slower.
+_UNPLACED_HZ = 80_000_000
 
 
 def _requantiser(window_bits, hard):
@@ -43,7 +44,8 @@ def _column(config):
     # A pixel's results, and what its requantiser takes; what the memories of biases and multipliers have once.
     pixel = config.accumulator_bits + 36 + 5.5 * (config.columns + 1)
     channel = config.bias_bits + 146 + config.pixels * pixel
-    passed = 8 * config.array_rows * (1 + config.outputs) + 189
+    width = 8 * config.array_rows * config.outputs
+    passed = 8 * config.array_rows + width + 252 + slices_of(width) * config.weight_depth.bit_length()
     joined = 42 * config.outputs if config.pixels > 1 else 0
     results = config.outputs * config.pixels
     return lut + (45 if config.outputs == 2 else 24) * results, ff + passed + channel * config.outputs + joined
@@ -64,14 +66,30 @@ def _residual(config):
         return 0, 0
     parts = [_requantiser(10, False)] * 2 + [_requantiser(config.residual_window_bits, False)]
     lut, ff = (sum(values) for values in zip(*parts, strict=True))
-    return lanes * (lut + 110) + 380, lanes * (ff + 100) + 500 + 8 * config.word_bits
+    return lanes * (lut + 380) + 380, lanes * (ff + 430) + 500 + 8 * config.word_bits
+
+
+def _depthwise(config):
+    """What feeds its lanes, of all channels of a window, and brings their results together; its memories' registers."""
+    lanes = config.depthwise_lanes
+    if not lanes:
+        return 0, 0
+    parts = 0.9 * 8 * TAPS * lanes * (config.parts - 1)
+    return 20 + 216 * config.lanes + 70 * lanes + parts, 828 + 72 * config.lanes + 180 * lanes
+
+
+def _patch_buffer(config):
+    """Selection among the feature words that may go to each place of a patch word, and registers before and behind."""
+    most = max(config.gathered_at_once, default=1)
+    selected = sum(len({*range(most), n}) // 2 for n in range(config.words))
+    return 97 + config.word_bits * selected, 45 + 32.5 * config.array_rows + 45 * config.words
 
 
 def _gather(config):
     """A multiplexer of two for each bit that there is to choose from beyond the first; registers behind both steps."""
-    taps, count, width = config.gathered_taps, config.gathered_at_once, 8 * config.array_rows
-    beyond = (WINDOW - 1) * count if count == WINDOW else sum(taps - 1 - n for n in range(count))
-    wide = config.word_bits * count
+    width = 8 * config.array_rows
+    beyond = sum(len(choices) - 1 for choices in config.gathered_choices)
+    wide = config.word_bits * max(config.gathered_at_once, default=0)
     packed = [8 * TAPS * channels for channels in config.packed_channels]
     narrow = max(packed, default=0)
     lut = 0.87 * config.word_bits * beyond  # some LUTs hold two
@@ -99,29 +117,35 @@ def engines(config: CoreConfig) -> dict[str, tuple[float, float]]:
     def times(count, part):
         return tuple(count * value for value in part)
 
-    def requantisers(window_bits, count, hard):
-        both = times(hard, _requantiser(window_bits, True)), times(count - hard, _requantiser(window_bits, False))
-        return tuple(map(sum, zip(*both, strict=True)))
+    def requantisers(windows, hard):
+        parts = [_requantiser(window_bits, n in hard) for n, window_bits in enumerate(windows)]
+        return tuple(sum(values) for values in zip((0, 0), *parts, strict=True))
 
     return {
         "columns": times(columns, _column(config)),
         "array": _array(config),
-        "requantisers": requantisers(config.window_bits, config.lanes * config.pixels, len(config.hard_columns)),
+        "requantisers": requantisers(config.window_bits, config.hard_columns),
         "depthwise lanes": times(config.depthwise_lanes, (1216, 1262) if config.max_pool else (930, 1050)),
-        "depthwise requantisers": times(
-            config.depthwise, requantisers(config.depthwise_window_bits, lanes, config.hard_lanes)
-        ),
-        "depthwise engine": times(config.depthwise, (100 + 268 * lanes, 845 + 240 * lanes)),
+        "depthwise requantisers": requantisers(config.depthwise_window_bits, range(config.hard_lanes)),
+        "depthwise engine": _depthwise(config),
         "residual adder": _residual(config),
-        "features": tuple(
-            2 * (config.pixels - 1) * config.word_bits + part for part in (160 + 19 * lanes, 110 + 172 * lanes)
-        ),
+        "features": (165 + 40 * lanes, 320 + 188 * lanes),
         "gather": _gather(config),
-        "patch buffer": (30 + 8.1 * rows, 45 + 32.5 * rows),
+        "patch buffer": _patch_buffer(config),
         "window generator": (715 + 157 * lanes, 1090 + 84 * lanes),
-        "host, programs, top": (635 + 18 * lanes, 1340 + 7 * lanes),
+        "host, programs, top": (635 + 18 * lanes, 1155 + 7 * lanes),
         "small and deep memories": _memories(shapes),
     }
+
+
+def expected_clock_hz(lut: int, *, placed: bool) -> float:
+    """The core clock that designs of so many LUT4 reach today, and that place and route is asked for first.
+
+    ``placed`` is whether their multipliers have places, on boards where those of others do.
+    """
+    if not placed:
+        return _UNPLACED_HZ
+    return max(_UNPLACED_HZ, _CLOCK_HZ - _HZ_PER_LUT * max(0, lut - _LUTS_AT_NO_LOSS))
 
 
 def estimate(config: CoreConfig) -> dict[str, int]:

@@ -53,7 +53,7 @@ def limits(stages: list[Stage], config: CoreConfig) -> list[str]:
         patches = patches_of(stage, config)
         outputs = ceil_div(stage.output_shape[2], config.lanes)
         for what, count, room in (
-            ("input channel groups", patches.groups, _width(layer, "groups")),
+            ("input channel groups", patches.passes, _width(layer, "groups")),
             ("output channel groups", outputs, _width(array, "groups")),
             ("patch words of a pixel", patches.sum_words, _width(array, "words")),
         ):
@@ -138,9 +138,11 @@ def _layer(stage, place, address, config):
         config,
         mode=patches.mode,
         beats=patches.beats - 1,
+        taps=patches.taps,
+        last_taps=patches.last_taps,
         whole=patches.whole,
         channels=stage.source_shape[2] - 1 if narrow else 0,
-        groups=patches.groups - 1,
+        groups=patches.passes - 1,
         tiles_x=patches.tiles[1] - 1,
         tiles_y=patches.tiles[0] - 1,
         step=patches.step,
@@ -159,7 +161,8 @@ def _residual_layer(stage, place, config):
     """The job word that sends rows of a stage's residual tensor to the adder, a word after the other."""
     return _walk(
         place, stage.region.left, stage, config,
-        mode=WindowMode.RESIDUAL, groups=place.groups - 1, patch_words=place.groups, bounds=_bounds(None),
+        mode=WindowMode.RESIDUAL, groups=place.groups - 1, patch_words=place.groups, bounds=_bounds(None), taps=1,
+        last_taps=1,
     )  # fmt: skip
 
 
@@ -324,7 +327,7 @@ def cycles_of(stages: list[Stage], order: list[Row], config: CoreConfig) -> tupl
             jobs.take(due=max(window_free, window_last + drain + 1), free=window_free)
             current = stage
         sum_cycles, useful = patches.sum_words * groups, patches.words * groups
-        to_patch = WindowGenerator.latency + 4 + MacArray.arrival_delay
+        to_patch = WindowGenerator.latency + 5 + MacArray.arrival_delay
         to_patch += DepthwiseEngine.latency(config) if patches.mode == WindowMode.DEPTHWISE else Gather.latency
         engine = "depthwise" if patches.mode == WindowMode.DEPTHWISE else "gather"
         taken = jobs.take(due=written[source], free=window_free)

@@ -79,7 +79,7 @@ class ResidualScaling:
     @property
     def window_bits(self) -> int:
         """As :func:`window_bits`, of the scaled sum."""
-        return _window_bits(np.array([-(1 << 28)]), np.array([1 << 28]), self.results)
+        return int(_window_bits(np.array([-(1 << 28)]), np.array([1 << 28]), self.results)[0])
 
 
 @dataclass(frozen=True)
@@ -690,17 +690,18 @@ def _settled(weights, scaling, channel_axis):
     )
 
 
-def window_bits(scaling: Scaling) -> int:
-    """Bits that ``sum + bias`` needs in the requantiser: beyond them the clamp has decided."""
+def window_bits(scaling: Scaling) -> np.ndarray:
+    """Bits that each channel's ``sum + bias`` needs in the requantiser: beyond them the clamp has decided."""
     return _window_bits(scaling.bias - scaling.reach, scaling.bias + scaling.reach, scaling.results)
 
 
 def _window_bits(lowest, highest, results):
-    at_low, at_high = results(lowest), results(highest)
-    for bits in range(4, 33, 2):
+    needed = np.full(np.shape(lowest), 34)
+    for bits in range(32, 2, -2):
         least, most = -(1 << bits - 1), (1 << bits - 1) - 1
-        kept = [results(np.clip(edge, least, most)) for edge in (lowest, highest)]
         # Monotone: what agrees at both ends agrees between them.
-        if np.array_equal(kept[0], at_low) and np.array_equal(kept[1], at_high):
-            return bits
-    raise GenError("an accumulator leaves 32 bits")
+        same = [results(np.clip(edge, least, most)) == results(edge) for edge in (lowest, highest)]
+        needed[same[0] & same[1] & (needed == bits + 2)] = bits
+    if needed.max() > 32:
+        raise GenError("an accumulator leaves 32 bits")
+    return needed

@@ -59,7 +59,7 @@ class Column(wiring.Component):
         self._memories = {
             name: FillMemory(
                 width=width, depth=depth, select=select[name], init=init.get(name, ()), primitives=config.primitives,
-                places=places.memories.get(name, ()),
+                places=places.memories.get(name, ()), apart=name == f"weights_{number}",
             ) for name, (width, depth) in column_memories(config, number).items()
         }  # fmt: skip
         self._products = DotProduct(
@@ -69,7 +69,8 @@ class Column(wiring.Component):
         self._channels = channels
         self._requantisers = {
             (pixel, n): Requantiser(
-                accumulator_bits=config.accumulator_bits, bias_bits=config.bias_bits, window_bits=config.window_bits,
+                accumulator_bits=config.accumulator_bits, bias_bits=config.bias_bits,
+                window_bits=config.window_bits[pixel * config.lanes + n], windows=config.window_bits,
                 multiplier_bits=config.multiplier_bits, hard=pixel == 0 and n in config.hard_columns,
                 primitives=config.primitives, places=columns[index].requantiser if columns and pixel == 0 else (),
             ) for pixel in range(config.pixels) for index, n in enumerate(channels)
@@ -86,8 +87,8 @@ class Column(wiring.Component):
             }
         )
 
-    #: Cycles from a weight's address to the weight.
-    weight_latency = FillMemory.latency
+    #: Cycles from a weight's address to the weight, whose memory stands along the whole column.
+    weight_latency = FillMemory.latency + 1
 
     @staticmethod
     def sum_delay(config) -> int:
@@ -97,12 +98,12 @@ class Column(wiring.Component):
     @classmethod
     def scale_delay(cls, config) -> int:
         """Cycles from a weight's address to its output channel's ``scale`` address."""
-        return cls.sum_delay(config) + 1
+        return cls.weight_latency - FillMemory.latency + cls.sum_delay(config) + 1
 
     @classmethod
     def latency(cls, config) -> int:
         """Cycles from the last weight's address to ``o``."""
-        return cls.weight_latency + cls.sum_delay(config) + 1 + Requantiser.latency(config.window_bits)
+        return cls.weight_latency + cls.sum_delay(config) + 1 + Requantiser.latency(*config.window_bits)
 
     def elaborate(self, platform):
         m = Module()
@@ -383,7 +384,7 @@ class MacArray(wiring.Component):
                 for name in ("x", "weight", "first", "scale", *(["joined"] if config.pixels > 1 else [])):
                     (passed,) = copies(m, f"{name}_{n}", getattr(previous, name), 1)
                     m.d.comb += getattr(column, name).eq(delay(m, f"{name}_{n}", passed, config.hop - 1))
-                fill = delay(m, f"fill_{n}", *copies(m, f"fill_{n}", fill, 1), config.hop - 1)
+                fill = delay(m, f"fill_{n}", *copies(m, f"fill_{n}", fill, 1), config.hop)  # it has time
             m.d.comb += column.fill.eq(*copies(m, f"fill_column_{n}", fill, 1))
             previous = column
             even = delay(m, f"even_{n}", column.o.as_value(), self._spread(config) - n * config.hop)

@@ -15,8 +15,8 @@ TAPS = BANKS = WINDOW * WINDOW
 
 #: Dimensions that are not counts of what there must be at least one of.
 _FREE = (
-    *("primitives", "hard_lanes", "hard_columns", "depthwise", "max_pool", "residual_lanes", "weight_depths"),
-    *("gathered_taps", "packed_channels"),
+    *("primitives", "hard_lanes", "hard_columns", "depthwise_lanes", "max_pool", "residual_lanes", "weight_depths"),
+    *("gathered_taps", "packed_channels", "window_bits", "depthwise_window_bits"),
 )
 
 
@@ -27,10 +27,12 @@ class ArrayShape:
     Parameters
     ----------
     lanes : int
-        N: output channels that the array makes at a time, depthwise lanes, requantiser lanes of each, and channels of
-        a feature word.
+        N: output channels that the array makes at a time, its requantiser lanes, and channels of a feature word.
     words : int
         Feature words in a patch word: a column multiplies K = lanes * words activations a cycle.
+    depthwise_lanes : int
+        Channels that the depthwise engine takes at a time, its requantiser lanes: a divisor of ``lanes``, or 0 for a
+        core without one.
     residual_lanes : int
         Lanes of the residual adder: a divisor of ``lanes``, or 0 for a core without one.
     outputs : int
@@ -42,6 +44,7 @@ class ArrayShape:
 
     lanes: int
     words: int
+    depthwise_lanes: int = 0
     residual_lanes: int = 0
     outputs: int = 1
     pixels: int = 1
@@ -55,6 +58,11 @@ class ArrayShape:
     def hop(self) -> int:
         """Cycles from a column to the next, which is the longer the more output channels share it."""
         return self.outputs
+
+    @property
+    def parts(self) -> int:
+        """Windows that the depthwise engine takes for a feature word of results: each gives a part of its channels."""
+        return self.lanes // self.depthwise_lanes if self.depthwise_lanes else 1
 
     @property
     def residual_beats(self) -> int:
@@ -73,8 +81,8 @@ class ArrayShape:
 
     @property
     def taps_a_beat(self) -> int:
-        """Taps of a window that go to the patch buffer together: as many of 3, 2 or 1 as divide a patch word."""
-        return next(count for count in (3, 2, 1) if self.words % count == 0)
+        """Most taps of a window that go to the patch buffer together: as many as a patch word holds."""
+        return min(self.words, TAPS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +91,15 @@ class CoreConfig(ArrayShape):
 
     Parameters
     ----------
-    lanes, words, residual_lanes, outputs, pixels : int
+    lanes, words, depthwise_lanes, residual_lanes, outputs, pixels : int
         See :class:`ArrayShape`.
     accumulator_bits, depthwise_accumulator_bits : int
         Signed accumulators of the array and of the depthwise engine.
-    bias_bits, multiplier_bits, window_bits, depthwise_window_bits : int
-        Requantisers: see :class:`hw.requantise.Requantiser`; the window of the array's and of the depthwise engine's.
+    bias_bits, multiplier_bits : int
+        Requantisers: see :class:`hw.requantise.Requantiser`.
+    window_bits, depthwise_window_bits : tuple of int
+        The window of each of the array's requantisers, the second pixel's behind the first's, and of the depthwise
+        engine's.
     hard_lanes : int
         How many of the depthwise engine's requantisers, the first ones, have hardware multipliers.
     hard_columns : tuple of int
@@ -100,8 +111,6 @@ class CoreConfig(ArrayShape):
         Words of weights in each column. A column that no output channel of the last stages falls to has fewer.
     window_program_depth, array_program_depth : int
         Job words of the two sequencers.
-    depthwise : bool
-        Whether there is a depthwise engine.
     max_pool : bool
         Whether the depthwise engine can also take maxima.
     gathered_taps : int
@@ -117,8 +126,8 @@ class CoreConfig(ArrayShape):
     accumulator_bits: int
     depthwise_accumulator_bits: int
     bias_bits: int
-    window_bits: int
-    depthwise_window_bits: int
+    window_bits: tuple[int, ...]
+    depthwise_window_bits: tuple[int, ...]
     multiplier_bits: int
     hard_lanes: int
     hard_columns: tuple[int, ...]
@@ -130,7 +139,6 @@ class CoreConfig(ArrayShape):
     depthwise_scale_depth: int
     window_program_depth: int
     array_program_depth: int
-    depthwise: bool = True
     max_pool: bool = False
     gathered_taps: int = TAPS
     packed_channels: tuple[int, ...] = ()
@@ -142,8 +150,10 @@ class CoreConfig(ArrayShape):
         for name, value in vars(self).items():
             if name not in _FREE and value < 1:
                 raise ValueError(f"{name} must be positive, not {value!r}")
-        if self.residual_lanes and (self.residual_lanes < 0 or self.lanes % self.residual_lanes):
-            raise ValueError(f"residual_lanes must divide {self.lanes} lanes, not {self.residual_lanes}")
+        for name in ("depthwise_lanes", "residual_lanes"):
+            value = getattr(self, name)
+            if value and (value < 0 or self.lanes % value):
+                raise ValueError(f"{name} must divide {self.lanes} lanes, not {value}")
         if self.outputs not in (1, 2) or self.lanes % self.outputs:
             raise ValueError(f"outputs must be 1 or 2 and divide {self.lanes} lanes, not {self.outputs}")
         if self.pixels not in (1, 2) or self.words % self.pixels:
@@ -154,6 +164,11 @@ class CoreConfig(ArrayShape):
             raise ValueError(f"hard_columns must be in 0..{self.lanes - 1}, not {self.hard_columns}")
         if len(self.weight_depths) != self.columns or min(self.weight_depths) < 1:
             raise ValueError(f"weight_depths must be {self.columns} positive numbers, not {self.weight_depths}")
+        for name, count in (
+            ("window_bits", self.lanes * self.pixels), ("depthwise_window_bits", self.depthwise_lanes)
+        ):  # fmt: skip
+            if len(getattr(self, name)) != count:
+                raise ValueError(f"{name} must be {count} numbers, not {getattr(self, name)}")
         if self.gathered_taps not in (0, 1, TAPS):
             raise ValueError(f"gathered_taps must be 0, 1 or {TAPS}, not {self.gathered_taps}")
         if not set(self.packed_channels) <= set(range(1, self.narrow_channels + 1)):
@@ -164,14 +179,26 @@ class CoreConfig(ArrayShape):
         check_primitives(self.primitives)
 
     @property
-    def gathered_at_once(self) -> int:
-        """Taps that the gather passes on together."""
-        return self.taps_a_beat if self.gathered_taps == TAPS else self.gathered_taps
+    def gathered_at_once(self) -> tuple[int, ...]:
+        """How many taps the gather may pass on together: for patches of one pixel, and of two."""
+        if self.gathered_taps < TAPS:
+            return (self.gathered_taps,) if self.gathered_taps else ()
+        return tuple(sorted({max(1, self.taps_a_beat // pixels) for pixels in range(1, self.pixels + 1)}))
 
     @property
-    def depthwise_lanes(self) -> int:
-        """Lanes of the depthwise engine."""
-        return self.lanes if self.depthwise else 0
+    def gathered_choices(self) -> list[list[int]]:
+        """For each of the taps that the gather may pass on together, what it may be the next but so many of."""
+        return [
+            sorted(
+                {
+                    first
+                    for count in self.gathered_at_once
+                    if n < count
+                    for first in range(0, self.gathered_taps - n, count)
+                }
+            )
+            for n in range(max(self.gathered_at_once, default=0))
+        ]
 
     @property
     def requantisers(self) -> int:

@@ -94,8 +94,8 @@ class Core(wiring.Component):
     @staticmethod
     def drain_cycles(config) -> int:
         """Cycles from the issue of a window until its bytes are in the patch buffer, whichever way they take."""
-        depthwise = DepthwiseEngine.latency(config) if config.depthwise else 0
-        return WindowGenerator.latency + max(depthwise, Gather.latency) + 3
+        depthwise = DepthwiseEngine.latency(config) if config.depthwise_lanes else 0
+        return WindowGenerator.latency + max(depthwise, Gather.latency) + 4
 
     def elaborate(self, platform):
         m = Module()
@@ -122,9 +122,9 @@ class Core(wiring.Component):
         array_program = m.submodules.array_program = Sequencer(**memory("array_program"))
         patch = m.submodules.patch = PatchBuffer(config)
         array = m.submodules.array = MacArray(config, select=select, init=init, places=self._places)
-        # From the header's address: r_addr in two cycles, then the memory, two turns and the register here, then one
-        # more to be safe.
-        host = m.submodules.host = HostPort(digest=self._digest, read_cycles=WindowGenerator.latency + 2)
+        # From the header's address: two registers on the way, r_addr in two cycles, then the memory, two turns and the
+        # register here, then one more to be safe.
+        host = m.submodules.host = HostPort(digest=self._digest, read_cycles=WindowGenerator.latency + 4)
         wiring.connect(m, wiring.flipped(self.i), host.i)
         wiring.connect(m, wiring.flipped(self.o), host.o)
         wiring.connect(m, window_program.jobs, window.jobs)
@@ -135,9 +135,9 @@ class Core(wiring.Component):
         for component, its_start in zip(started, copies(m, "start", start, len(started)), strict=True):
             m.d.comb += component.start.eq(its_start)
         # Each with a copy of its own, so that no register drives memories all over the die.
-        fill = delay(m, "fill", host.fill.as_value(), 2, reset_less=False)
+        fill = delay(m, "fill", host.fill.as_value(), 3, reset_less=False)
         filled = [features, window_program, array_program, array]
-        if config.depthwise:
+        if config.depthwise_lanes:
             depthwise = DepthwiseEngine(config, select=select, init=init, places=self._places)
             m.submodules.depthwise = depthwise
             filled.append(depthwise)
@@ -151,10 +151,9 @@ class Core(wiring.Component):
         ]  # fmt: skip
         slices = slices_of(config.word_bits)
         peeked = Array(window.window[0][n * SLICE_BITS :][:SLICE_BITS] for n in range(slices))
-        m.d.comb += [
-            window.peek.eq(host.peek), window.peek_address.eq(host.peek_address),
-            window.peek_row.eq(host.peek_select[6:8]), window.peek_column.eq(host.peek_select[4:6]),
-        ]  # fmt: skip
+        m.d.comb += Cat(window.peek_column, window.peek_row, window.peek_address, window.peek).eq(
+            delay(m, "peek", Cat(host.peek_select[4:8], host.peek_address[: config.address_bits], host.peek), 2)
+        )
         m.d.sync += host.peek_data.eq(peeked[host.peek_select[:4]])
 
         # Windows become patches, either through the depthwise engine or as they are.
@@ -169,8 +168,9 @@ class Core(wiring.Component):
             )
         )  # fmt: skip
         filtered, filtered_valid, filtered_ends = Signal(config.word_bits), Signal(), Signal(Ends)
-        if config.depthwise:
+        if config.depthwise_lanes:
             m.d.comb += [
+                *([depthwise.part.eq(window.part)] if config.parts > 1 else []),
                 depthwise.window.eq(window.window), depthwise.valid.eq(window.valid & ~as_is),
                 depthwise.first.eq(window.control.first), depthwise.last.eq(window.control.last),
                 depthwise.ends.eq(window.control.ends), depthwise.bounds.eq(window.bounds),
@@ -184,14 +184,14 @@ class Core(wiring.Component):
         ]  # fmt: skip
         valid, residual_valid = Signal(), Signal()
         taken = Signal(
-            data.StructLayout({"data": 8 * config.array_rows, "several": 1, "full": 1, "ends": Ends}), reset_less=True
+            data.StructLayout({"data": 8 * config.array_rows, "count": 4, "full": 1, "ends": Ends}), reset_less=True
         )
         m.d.sync += [
             valid.eq(filtered_valid | gather.o_valid & ~residual),
             residual_valid.eq(gather.o_valid & residual),
             # Beyond a feature word, nobody looks at what comes with the depthwise engine's.
             taken.data.eq(Cat(Mux(as_is, gather.o[: config.word_bits], filtered), gather.o[config.word_bits :])),
-            taken.several.eq(gather.o_several),
+            taken.count.eq(Mux(as_is, gather.o_count, 1)),
             taken.full.eq(whole),
             taken.ends.eq(Mux(as_is, gather.o_ends, filtered_ends)),
         ]
@@ -203,7 +203,7 @@ class Core(wiring.Component):
         m.d.comb += [
             patch.valid.eq(valid), patch.data.eq(taken.data), patch.full.eq(taken.full), patch.ends.eq(taken.ends),
             *([patch.paired.eq(paired)] if config.pixels > 1 else []),
-            patch.several.eq(taken.several), patch.r_addr.eq(array.patch), array.x.eq(patch.r_data),
+            patch.count.eq(taken.count), patch.r_addr.eq(array.patch), array.x.eq(patch.r_data),
             array.residual.eq(taken.data), array.residual_valid.eq(residual_valid),
             array.arrived.eq(patch.arrived), window.freed.eq(array.freed), window.rows_written.eq(rows_written),
         ]  # fmt: skip

@@ -8,7 +8,7 @@ from hw.config import TAPS, CoreConfig
 from hw.delay import copies, delay
 from hw.memory import FillMemory, FillWord
 from hw.places import CORE_ANYWHERE
-from hw.primitives import adder_tree, check_primitives, gated_add, tree
+from hw.primitives import adder_tree, check_primitives, chosen, gated_add, tree
 from hw.requantise import Activation, ActivationBounds, Requantiser
 from hw.window import Ends
 
@@ -124,25 +124,25 @@ def _greater(a, b):
 
 def depthwise_memories(config: CoreConfig) -> dict[str, tuple[int, int]]:
     """Width and depth of the engine's memories by name."""
-    if not config.depthwise:
+    lanes, depth = config.depthwise_lanes, config.depthwise_scale_depth
+    if not lanes:
         return {}
     return {
-        "coefficients": (8 * TAPS * config.lanes, config.coefficient_depth),
-        "depthwise_bias": (config.bias_bits * config.lanes, config.depthwise_scale_depth),
-        "depthwise_scale": (
-            Requantiser.scale_bits(config.multiplier_bits) * config.lanes,
-            config.depthwise_scale_depth,
-        ),
+        "coefficients": (8 * TAPS * lanes, config.coefficient_depth),
+        "depthwise_bias": (config.bias_bits * lanes, depth),
+        "depthwise_scale": (Requantiser.scale_bits(config.multiplier_bits) * lanes, depth),
     }
 
 
 class DepthwiseEngine(wiring.Component):
     """``o``: a depthwise convolution (or a pool, whose weights are all alike) of ``lanes`` channels, requantised.
 
-    Takes a window of every lane a cycle. The windows that cover a kernel come one after another, framed by ``first``
-    and ``last``; a result is valid :meth:`latency` cycles after the last. ``maximum``, which stays while windows are on
-    their way, takes their greatest value in place of the sum of products: see :class:`DepthwiseLane`. ``coefficient``
-    and ``scale`` are addresses, given :attr:`lead` cycles before their window. No stall; ``o_valid`` is 0 after reset.
+    Takes ``depthwise_lanes`` channels of a window a cycle. The windows that cover a kernel come one after another,
+    framed by ``first`` and ``last``. With as many lanes as channels each such run gives a result; with fewer, ``part``
+    says which of their parts a run is for, in order from 0, and the last part's gives the result of all. It is valid
+    :meth:`latency` cycles after the last window. ``maximum``, which stays while windows are on their way, takes their
+    greatest value in place of the sum of products: see :class:`DepthwiseLane`. ``coefficient``, ``scale``, which are
+    addresses, and ``part`` are given :attr:`lead` cycles before their window. No stall; ``o_valid`` is 0 after reset.
 
     Golden model: ``sim.golden.run_layer`` for ``depthwise_conv2d``, ``average_pool2d``, ``max_pool2d`` and ``mean``.
 
@@ -157,7 +157,7 @@ class DepthwiseEngine(wiring.Component):
         Of which its ``lanes`` and its ``memories``.
     """
 
-    #: Cycles from the addresses to their window.
+    #: Cycles from the addresses, and the part, to their window.
     lead = FillMemory.latency
 
     def __init__(self, config: CoreConfig, *, select, init, places=CORE_ANYWHERE):
@@ -165,10 +165,10 @@ class DepthwiseEngine(wiring.Component):
         self._requantisers = [
             Requantiser(
                 accumulator_bits=config.depthwise_accumulator_bits, bias_bits=config.bias_bits,
-                window_bits=config.depthwise_window_bits, multiplier_bits=config.multiplier_bits,
+                window_bits=window_bits, windows=config.depthwise_window_bits, multiplier_bits=config.multiplier_bits,
                 hard=n < config.hard_lanes, primitives=config.primitives,
                 places=places.lanes[n] if n < len(places.lanes) else (),
-            ) for n in range(config.lanes)
+            ) for n, window_bits in enumerate(config.depthwise_window_bits)
         ]  # fmt: skip
         super().__init__(
             {
@@ -179,6 +179,7 @@ class DepthwiseEngine(wiring.Component):
                 "last": In(1),
                 "ends": In(Ends),
                 "maximum": In(1),
+                **({"part": In(range(config.parts))} if config.parts > 1 else {}),
                 "coefficient": In(range(config.coefficient_depth)),
                 "scale": In(range(config.depthwise_scale_depth)),
                 "bounds": In(ActivationBounds),
@@ -191,13 +192,13 @@ class DepthwiseEngine(wiring.Component):
     @staticmethod
     def latency(config) -> int:
         """Cycles from a result's last window to the result."""
-        requantised = Requantiser.latency(config.depthwise_window_bits) + _WAY_OUT
+        requantised = Requantiser.latency(*config.depthwise_window_bits) + _WAY_OUT
         return _WAY_IN + DepthwiseLane.latency + requantised + Activation.latency
 
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        lanes = config.lanes
+        lanes, parts = config.depthwise_lanes, config.parts
         latency = self.latency(config)
         scale_bits = Requantiser.scale_bits(config.multiplier_bits)
         shapes = depthwise_memories(config)
@@ -211,8 +212,18 @@ class DepthwiseEngine(wiring.Component):
             )  # fmt: skip
             m.d.comb += memory.fill.eq(fill)
         coefficients, bias, scale = memories.values()
-        window = delay(m, "window", self.window.as_value(), _WAY_IN)
-        window, first = data.View(self.window.shape(), window), delay(m, "first", self.first, _WAY_IN)
+        shown, whole = [tap.as_value() for tap in self.window], Const(1)
+        if parts > 1:
+            whole = delay(m, "whole", self.part == parts - 1, self.lead)
+            selects = copies(m, "part", delay(m, "part", self.part, self.lead - 1), TAPS)
+            shown = [
+                chosen({n: tap[8 * lanes * n :][: 8 * lanes] for n in range(parts)}, select)
+                for tap, select in zip(shown, selects, strict=True)
+            ]
+        window = data.View(
+            data.ArrayLayout(data.ArrayLayout(signed(8), lanes), TAPS), delay(m, "window", Cat(shown), _WAY_IN)
+        )
+        first = delay(m, "first", self.first, _WAY_IN)
         at_bias = delay(m, "scale", self.scale, _WAY_IN + DepthwiseLane.latency)
         m.d.comb += [
             coefficients.r_addr.eq(delay(m, "coefficient", self.coefficient, _WAY_IN)),
@@ -238,8 +249,17 @@ class DepthwiseEngine(wiring.Component):
         m.d.comb += [
             # They hold while results are on their way, so they can take their time.
             activation.bounds.eq(delay(m, "bounds", self.bounds.as_value(), 1)),
-            self.o.eq(activation.o),
-            self.o_valid.eq(delay(m, "valid", self.valid & self.last, latency, reset_less=False)),
+            self.o.eq(Cat(self._earlier(m, activation.o), activation.o)),
+            self.o_valid.eq(delay(m, "valid", self.valid & self.last & whole, latency, reset_less=False)),
             self.o_ends.eq(delay(m, "ends", self.ends.as_value(), latency)),
         ]
         return m
+
+    def _earlier(self, m, part):
+        """The parts of a word before the last, which wait for it."""
+        config = self._config
+        waiting = Signal(8 * (config.lanes - config.depthwise_lanes), reset_less=True)
+        if config.parts > 1:
+            with m.If(delay(m, "part_valid", self.valid & self.last, self.latency(config))):
+                m.d.sync += waiting.eq(Cat(waiting, part)[-len(waiting) :])
+        return waiting

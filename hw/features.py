@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import BANKS, WINDOW, CoreConfig
-from hw.delay import delay
+from hw.delay import copies, delay
 from hw.memory import SLICE_BITS, FillWord, Ram, block_rams, filled_block_rams, slices_of
 
 __all__ = ["FeatureMemory", "feature_block_rams"]
@@ -21,8 +21,8 @@ class FeatureMemory(wiring.Component):
 
     Every bank reads an address of its own: ``r_data`` is word ``r_addr`` of four cycles before. The array writes whole
     words, one for each column of banks, into those that ``w_en`` names, the host slices of words over the fill bus
-    while the array rests; either can be read from two cycles later on. Reads of a word that is being written are
-    undefined. No stall, no reset.
+    while the array rests; the ones can be read from two cycles later on, the others from three. Reads of a word that is
+    being written are undefined. No stall, no reset.
 
     Parameters
     ----------
@@ -52,23 +52,30 @@ class FeatureMemory(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
-        config, fill = self._config, self.fill
+        config = self._config
         slices = slices_of(config.word_bits)
-        addresses = [Mux(fill.write, fill.address, address)[: config.address_bits] for address in self.w_addr]
-        words = [Mux(fill.write, fill.data.replicate(slices), word) for word in self.w_data]
+        # Each column of banks has registers of its own for what it writes, and stands together.
+        fills = [FillWord(copy) for copy in copies(m, "fill", self.fill.as_value(), WINDOW)]
+        addresses = [
+            Mux(fill.write, fill.address, address)[: config.address_bits]
+            for fill, address in zip(fills, self.w_addr, strict=True)
+        ]
+        words = [
+            Mux(fill.write, fill.data.replicate(slices), word) for fill, word in zip(fills, self.w_data, strict=True)
+        ]
         places = self._places
         for n in range(slices):
             low = n * SLICE_BITS
             width = min(SLICE_BITS, config.word_bits - low)
             count = block_rams(width, config.feature_depth)
             # The banks of a slice side by side, since every lane reads all of them.
-            for bank in range(BANKS):
+            for bank in sorted(range(BANKS), key=lambda bank: bank % WINDOW):
                 ours, places = places[:count], places[count:]
                 ram = m.submodules[f"bank_{bank}_{n}"] = Ram(
                     width=width, depth=config.feature_depth, primitives=config.primitives, places=ours,
                     init=[value >> low & (1 << width) - 1 for value in self._init[bank]],
                 )  # fmt: skip
-                filled = fill.writes(self._select[bank] + n, config.feature_depth)
+                filled = fills[bank % WINDOW].writes(self._select[bank] + n, config.feature_depth)
                 m.d.comb += [
                     ram.w_en.eq(self.w_en[bank] | filled),
                     ram.w_addr.eq(addresses[bank % WINDOW]), ram.w_data.eq(words[bank % WINDOW][low:]),

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.config import TAPS, WINDOW, CoreConfig
 from hw.delay import delay
+from hw.primitives import chosen
 from hw.window import Ends, WindowControl
 
 __all__ = ["Gather"]
@@ -14,7 +15,8 @@ __all__ = ["Gather"]
 class Gather(wiring.Component):
     """Passes on a window's taps a few at a time (wide), or its few channels packed (narrow).
 
-    Wide: the first feature words of ``o`` are ``taps_a_beat`` taps, from number ``control.piece`` on. Narrow, with C
+    Wide: the first feature words of ``o`` are ``control.count`` taps, from number ``control.piece`` on, a multiple of
+    what may go on together (:attr:`hw.config.CoreConfig.gathered_at_once`). Narrow, with C
     channels: the window's 9 x C bytes in order of column, row, channel, so that whole columns come first; ``o`` is the
     patch word number ``control.piece`` of them. A narrow tensor may use only half of every feature word for a row:
     ``control.high_half`` says which. What ``o`` holds beyond that is anything. Latency 2 cycles, one transfer a cycle,
@@ -41,7 +43,7 @@ class Gather(wiring.Component):
                 "channels": In(2),
                 "o": Out(8 * config.array_rows),
                 "o_valid": Out(1),
-                "o_several": Out(1),
+                "o_count": Out(4),
                 "o_ends": Out(Ends),
             }
         )
@@ -53,7 +55,7 @@ class Gather(wiring.Component):
         m.d.sync += self.o.eq(Cat(Mux(self.narrow, narrow[:both], wide[:both]), narrow[both:], wide[both:]))
         m.d.comb += [
             self.o_valid.eq(delay(m, "valid", self.valid, self.latency, reset_less=False)),
-            self.o_several.eq(delay(m, "several", self.control.several, self.latency)),
+            self.o_count.eq(delay(m, "count", self.control.count, self.latency)),
             self.o_ends.eq(delay(m, "ends", self.control.ends.as_value(), self.latency)),
         ]
         return m
@@ -61,14 +63,11 @@ class Gather(wiring.Component):
     def _wide(self, m):
         """Taps in their order, of a cycle before."""
         config = self._config
-        count = config.gathered_at_once
-        taps = Signal(data.ArrayLayout(config.word_bits, count), reset_less=True)
-        for n in range(count):
-            if count == WINDOW:  # a row: the bits tell its first tap, 0, 3 or 6
-                choices, index = (n, n + 3, n + 6, n + 6), self.control.piece[1:3]
-            else:
-                choices, index = range(n, config.gathered_taps), self.control.piece
-            m.d.sync += taps[n].eq(_one_of([self.window[tap] for tap in choices], index))
+        most = max(config.gathered_at_once, default=0)
+        taps = Signal(data.ArrayLayout(config.word_bits, most), reset_less=True)
+        for n, choices in enumerate(config.gathered_choices):
+            values = {piece: self.window[piece + n] for piece in choices}
+            m.d.sync += taps[n].eq(chosen(values, self.control.piece))
         return taps.as_value()
 
     def _narrow(self, m):
@@ -102,12 +101,5 @@ class Gather(wiring.Component):
         width = 8 * config.array_rows
         # Behind the last byte it may be anything: what is there in the first patch word needs no multiplexer.
         padded = Cat(packed, packed[len(packed) % width or width : width])
-        return _one_of([padded[n : n + width] for n in range(0, len(padded), width)], piece)
-
-
-def _one_of(values, index):
-    """One of ``values``, any for an index beyond: a tree of multiplexers, half of what synthesis makes of an Array."""
-    if len(values) == 1:
-        return values[0]
-    bit = (len(values) - 1).bit_length() - 1
-    return Mux(index[bit], _one_of(values[1 << bit :], index), _one_of(values[: 1 << bit], index))
+        words = [padded[n : n + width] for n in range(0, len(padded), width)]
+        return chosen(dict(enumerate(words)), piece)

@@ -44,6 +44,8 @@ def layer_job(config: CoreConfig) -> data.StructLayout:
             "kind": JobKind,
             "mode": WindowMode,
             "beats": 6,  # cycles a window is held: to pass on all taps (wide), for patch words to fill (narrow), 1
+            "taps": 4,  # that go on in each of them (wide), not less one; 1
+            "last_taps": 4,  # in the last of them, not less one
             "whole": 1,  # whether each of them fills a patch word (narrow)
             "channels": 2,  # of a narrow tensor
             "groups": 9,  # channel groups of a pixel

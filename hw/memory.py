@@ -157,7 +157,7 @@ class Ram(wiring.Component):
 class FillMemory(wiring.Component):
     """A :class:`Ram` that one engine reads and the host writes, over the fill bus, in slices of 36 bits.
 
-    Latency and ``init`` are the Ram's; a read finds a write three cycles later.
+    Latency and ``init`` are the Ram's, but for ``apart``; a read finds a write three cycles later.
 
     Parameters
     ----------
@@ -165,13 +165,15 @@ class FillMemory(wiring.Component):
         As :class:`Ram`; of its :func:`filled_block_rams`.
     select : int
         Number of the first slice; the memory answers to ``slices_of(width)`` of them.
+    apart : bool
+        Whether slices stand far apart: each then has an address register of its own, and reads take a cycle more.
     """
 
     latency = Ram.latency
 
-    def __init__(self, *, width, depth, select, init=(), primitives, places=()):
+    def __init__(self, *, width, depth, select, init=(), primitives, places=(), apart=False):
         _check(width, depth, init)
-        self.width, self.depth, self.select = width, depth, select
+        self.width, self.depth, self.select, self._apart = width, depth, select, apart
         self._init, self._primitives, self._places = list(init), primitives, places
         super().__init__({"fill": In(FillWord), "r_addr": In(range(depth)), "r_data": Out(width)})
 
@@ -194,9 +196,10 @@ class FillMemory(wiring.Component):
                 width=width, depth=self.depth, primitives=self._primitives, places=ours,
                 init=[word >> low & (1 << width) - 1 for word in self._init],
             )  # fmt: skip
+            r_addr = copies(m, f"r_addr_{n}", self.r_addr, 1)[0] if self._apart else self.r_addr
             m.d.comb += [
                 ram.w_en.eq(write & (select == selects[n] % (1 << low_bits))),
                 ram.w_addr.eq(address), ram.w_data.eq(data),
-                ram.r_addr.eq(self.r_addr), self.r_data[low:][:width].eq(ram.r_data),
+                ram.r_addr.eq(r_addr), self.r_data[low:][:width].eq(ram.r_data),
             ]  # fmt: skip
         return m

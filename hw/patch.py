@@ -1,12 +1,13 @@
 """Patch buffer: the activations of the next pixels, between what gathers them and the array."""
 
-from amaranth import Cat, Module, Signal
-from amaranth.lib import wiring
+from amaranth import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import CoreConfig
 from hw.delay import delay
 from hw.memory import Ram
+from hw.primitives import chosen
 from hw.window import Ends
 
 __all__ = ["PatchBuffer"]
@@ -15,12 +16,13 @@ __all__ = ["PatchBuffer"]
 class PatchBuffer(wiring.Component):
     """A ring of patches: all the activations that one pixel of results takes, or two, in words of K bytes.
 
-    A write is one feature word, which joins the ones before it until a patch word is full; or (``several``)
-    ``taps_a_beat`` of them, where a multiple of so many came before; or (``full``) a whole patch word. The patch ends
-    with ``ends.patch``: what is left of its last word is not written, and meets weights of 0. While ``paired`` is set a
-    pixel has half of every patch word; after one that ends without its patch, the next fills the other halves.
+    A write is ``count`` feature words, which join the ones before them, from patch word to patch word; or (``full``) a
+    whole patch word. The patch ends with ``ends.patch``: what is left of its last word is not written, and meets
+    weights of 0. While ``paired`` is set a pixel has half of every patch word; after one that ends without its patch,
+    the next fills the other halves. A write is never more than a pixel has of a patch word, nor more feature words than
+    the gather passes on together.
 
-    ``arrived`` pulses two cycles after a patch is complete; it may be read from the next cycle on. ``r_data`` is word
+    ``arrived`` pulses three cycles after a patch is complete; it may be read from the next cycle on. ``r_data`` is word
     ``r_addr`` of six cycles before. There is no flow control here: the writer reserves room, the reader counts
     arrivals.
 
@@ -38,7 +40,7 @@ class PatchBuffer(wiring.Component):
             {
                 "start": In(1),
                 "valid": In(1),
-                "several": In(1),
+                "count": In(4),
                 "full": In(1),
                 "ends": In(Ends),
                 **({"paired": In(1)} if config.pixels > 1 else {}),
@@ -52,58 +54,52 @@ class PatchBuffer(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        valid, several, full, end = (
-            delay(m, name, value, 1, reset_less=False)
-            for name, value in (
-                ("valid", self.valid), ("several", self.several), ("full", self.full), ("end", self.ends.patch)
-            )
-        )  # fmt: skip
-        data = delay(m, "data", self.data, 1)
-        place = Signal(config.words, init=1)  # one-hot: where in the patch word the next feature word goes
-        address = Signal.like(self.r_addr)
-        taps, words = config.taps_a_beat, config.words
+        words, most = config.words, max(config.gathered_at_once, default=1)
+        names = ("valid", "full", "count", *(["paired"] if config.pixels > 1 else []))
+        valid, full, count, *rest = (delay(m, name, getattr(self, name), 1, reset_less=False) for name in names)
+        paired, half = rest[0] if rest else Const(0), words // 2
+        ends = data.View(Ends, delay(m, "ends", self.ends.as_value(), 1))
+        values = delay(m, "data", self.data, 2)
 
-        def fills(words):
-            """Whether the first ``words`` feature words of a patch word are complete."""
-            return place[words - 1] | (several & place[words - taps] if words % taps == 0 else 0)
-
-        first = Signal(config.words, init=1)  # where a patch word begins for this pixel
+        # Where the next feature word goes: in which patch word, how far in the pixel's part of it, and which part.
+        address, begin = Signal.like(self.r_addr), Signal.like(self.r_addr)
+        offset, second = Signal(range(words)), Signal()
+        part = Mux(paired, half, words)
+        reached = Signal(range(2 * words + 1))
+        beyond, full_up = reached > part, reached >= part
+        m.d.comb += reached.eq(offset + Mux(full, words, count))
+        following = address + 1 + beyond
         with m.If(valid):
-            with m.If(end | full | fills(words)):
-                m.d.sync += [place.eq(first), address.eq(address + 1)]
-            with m.Elif(several):
-                m.d.sync += place.eq(place << taps)
+            with m.If(ends.patch):
+                m.d.sync += [address.eq(following), begin.eq(following), offset.eq(0), second.eq(0)]
+            with m.Elif(ends.pixel):
+                m.d.sync += [address.eq(begin), offset.eq(0), second.eq(1)]
             with m.Else():
-                m.d.sync += place.eq(place << 1)
-        if config.pixels > 1:
-            half, begin = words // 2, Signal.like(address)
-            paired, pixel = delay(m, "paired", self.paired, 1), delay(m, "pixel", self.ends.pixel, 1)
-            with m.If(valid & end):
-                m.d.sync += [first.eq(1), place.eq(1), begin.eq(address + 1)]
-            with m.Elif(valid & pixel):
-                m.d.sync += [first.eq(1 << half), place.eq(1 << half), address.eq(begin)]
-            with m.Elif(valid & paired & fills(half)):
-                m.d.sync += [place.eq(first), address.eq(address + 1)]
-            with m.If(self.start):
-                m.d.sync += [first.eq(1), begin.eq(0)]
+                m.d.sync += [address.eq(address + full_up), offset.eq(reached - Mux(full_up, part, 0))]
         with m.If(self.start):
-            m.d.sync += [place.eq(1), address.eq(0)]
-        m.d.sync += self.arrived.eq(valid & end)
+            m.d.sync += [address.eq(0), begin.eq(0), offset.eq(0), second.eq(0)]
+        m.d.sync += self.arrived.eq(delay(m, "ended", valid & ends.patch, 1, reset_less=False))
+
         r_addr = delay(m, "r_addr", self.r_addr, 2)  # the array is far away
-        words = []
-        for n in range(config.words):
+        read = []
+        for n in range(words):
             ram = m.submodules[f"ram_{n}"] = Ram(
                 width=config.word_bits, depth=config.patch_depth, primitives=config.primitives
             )
-            one, its_own, this = (data[at * config.word_bits :][: config.word_bits] for at in (0, n % taps, n))
-            enable = valid & (full | place[n] | several & place[n - n % taps])
-            m.d.comb += [ram.w_addr.eq(address), ram.w_en.eq(enable), ram.r_addr.eq(r_addr)]
-            with m.If(full):
-                m.d.comb += ram.w_data.eq(this)
-            with m.Elif(several):
-                m.d.comb += ram.w_data.eq(its_own)
-            with m.Else():
-                m.d.comb += ram.w_data.eq(one)
-            words.append(ram.r_data)
-        m.d.comb += self.r_data.eq(delay(m, "r_data", Cat(words), 1))
+            # Which of the words that come goes here, and whether the patch word is full before it is its turn.
+            here = Mux(paired, n % half, n) if half else n
+            later = here < offset
+            number = (here + Mux(later, part, 0) - offset)[: max(1, (words - 1).bit_length())]
+            ours = ~paired | (second == int(n >= half))
+            enable = valid & ours & (full | (number < count))
+            number, enable, at = (
+                delay(m, f"{name}_{n}", value, 1, reset_less=False)
+                for name, value in (("number", number), ("enable", enable), ("at", (address + later)[: len(address)]))
+            )
+            choices = {k: values[k * config.word_bits :][: config.word_bits] for k in sorted({*range(most), n})}
+            m.d.comb += [
+                ram.w_addr.eq(at), ram.w_en.eq(enable), ram.w_data.eq(chosen(choices, number)), ram.r_addr.eq(r_addr)
+            ]  # fmt: skip
+            read.append(ram.r_data)
+        m.d.comb += self.r_data.eq(delay(m, "r_data", Cat(read), 1))
         return m

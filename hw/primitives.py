@@ -6,7 +6,7 @@ the same arithmetic in plain Amaranth, which simulates anywhere. The tests hold 
 
 from pathlib import Path
 
-from amaranth import C, Cat, ClockSignal, Instance, Module, Signal, signed
+from amaranth import C, Cat, ClockSignal, Instance, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
@@ -19,6 +19,7 @@ __all__ = [
     "Multiplier",
     "RegisteredMemory",
     "adder_tree",
+    "chosen",
     "gated_add",
     "ram_ports",
     "tree",
@@ -244,3 +245,14 @@ def tree(m, name, operands, combine):
 def adder_tree(m, name, operands):
     """:func:`tree` of sums, wide enough never to overflow."""
     return tree(m, name, operands, lambda a, b: a + b)
+
+
+def chosen(values, index):
+    """The value at ``index`` of those by number, any at another: a tree of multiplexers, half of an Array's."""
+    if len(values) == 1:
+        return next(iter(values.values()))
+    bit = max(values).bit_length() - 1
+    while len({number >> bit & 1 for number in values}) == 1:
+        bit -= 1
+    halves = [{number: value for number, value in values.items() if number >> bit & 1 == side} for side in (0, 1)]
+    return Mux(index[bit], chosen(halves[1], index), chosen(halves[0], index))

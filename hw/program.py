@@ -12,7 +12,8 @@ __all__ = ["Sequencer"]
 class Sequencer(wiring.Component):
     """Reads job words from its memory, from word 0 on after ``start``.
 
-    A job is valid :attr:`period` cycles after ``start``, and again after each transfer. It stays until taken.
+    A job is valid :attr:`period` cycles after ``start``, and again after each transfer. It stays until taken, in the
+    memory's own register.
 
     Parameters
     ----------
@@ -35,12 +36,11 @@ class Sequencer(wiring.Component):
         m.d.comb += memory.fill.eq(self.fill)
         address = Signal.like(memory.r_addr)
         waited = Signal(self.period - 1)
-        m.d.comb += memory.r_addr.eq(address)
+        m.d.comb += [memory.r_addr.eq(address), self.jobs.payload.eq(memory.r_data)]
         taken = self.jobs.valid & self.jobs.ready
         m.d.sync += waited.eq(waited << 1)
-        # Not bound to what happens else, so that the payload's clock enable comes from a register.
         with m.If(waited[-1]):
-            m.d.sync += [self.jobs.payload.eq(memory.r_data), self.jobs.valid.eq(1)]
+            m.d.sync += self.jobs.valid.eq(1)
         with m.If(taken):
             m.d.sync += [address.eq(address + 1), waited.eq(1), self.jobs.valid.eq(0)]
         with m.If(self.start):

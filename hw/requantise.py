@@ -34,7 +34,8 @@ class Requantiser(wiring.Component):
     int8 output can tell from the true value: :class:`Activation` follows.
 
     ``bias`` belongs to the ``acc`` of the same cycle; ``multiplier`` and ``shift`` are taken two cycles later, when
-    the sum has been saturated. Latency :meth:`latency` cycles, one result a cycle, no stall, no reset.
+    the sum has been saturated. Latency :meth:`latency` cycles of the largest of ``windows``, one result a cycle, no
+    stall, no reset.
 
     Parameters
     ----------
@@ -43,6 +44,8 @@ class Requantiser(wiring.Component):
     window_bits : int
         ``acc + bias`` saturates to this many bits (even, at most 32). Whoever sizes it vouches that the clamp decides
         beyond it: then saturating first is exact, and the multiplier is smaller.
+    windows : sequence of int
+        ``window_bits`` of all requantisers whose results are to come together. Empty: of this one.
     multiplier_bits : int
         31, or more to fold left shifts into the multiplier.
     hard : bool
@@ -63,7 +66,7 @@ class Requantiser(wiring.Component):
     #: Cycles from ``acc`` to the moment its multiplier and shift are taken.
     scale_delay = 2
 
-    def __init__(self, *, accumulator_bits, bias_bits, window_bits, multiplier_bits, hard, primitives,
+    def __init__(self, *, accumulator_bits, bias_bits, window_bits, multiplier_bits, hard, primitives, windows=(),
                  point=31, output_bits=ROUNDED_BITS, places=()):  # fmt: skip
         if window_bits % 2 or not 4 <= window_bits <= 32:
             raise ValueError(f"window_bits must be even and in 4..32, not {window_bits}")
@@ -73,6 +76,7 @@ class Requantiser(wiring.Component):
             raise ValueError(f"multiplier_bits must be at most {self.hard_multiplier_bits}, not {multiplier_bits}")
         check_primitives(primitives)
         self._window_bits, self._hard, self._primitives = window_bits, hard, primitives
+        self._product_cycles = max(map(self._product_latency, windows or [window_bits]))
         self._point, self._output_bits, self._places = point, output_bits, places
         super().__init__(
             {
@@ -90,9 +94,9 @@ class Requantiser(wiring.Component):
         return multiplier_bits + _SHIFT_BITS
 
     @classmethod
-    def latency(cls, window_bits) -> int:
+    def latency(cls, *windows) -> int:
         """Cycles from ``acc`` to ``o``: sum, saturation, product, and four of the shifter."""
-        return cls.scale_delay + cls._product_latency(window_bits) + 4
+        return cls.scale_delay + max(map(cls._product_latency, windows)) + 4
 
     @staticmethod
     def _product_latency(window_bits):
@@ -109,7 +113,7 @@ class Requantiser(wiring.Component):
         m.d.sync += x.eq(_saturate(m, total, window, "saturated"))
 
         product = self._product(m, x)
-        shift = delay(m, "shift", self.shift, self._product_latency(window))
+        shift = delay(m, "shift", self.shift, self._product_cycles)
         doubled = Cat(Const(0, 1), product[self._point :]).as_signed()
         coarse = Signal(doubled.shape(), reset_less=True)
         fine = Signal(doubled.shape(), reset_less=True)
@@ -127,7 +131,7 @@ class Requantiser(wiring.Component):
         return m
 
     def _product(self, m, x):
-        """``x * multiplier`` and what rounds it, in :meth:`_product_latency` cycles."""
+        """``x * multiplier`` and what rounds it."""
         soft_bits = max(0, self._window_bits - _HARD_BITS) if self._hard else self._window_bits
         # Partial products, two bits of x each; the top one subtracts, for x is signed.
         width = len(self.multiplier) + 3
@@ -162,7 +166,7 @@ class Requantiser(wiring.Component):
             soft = delay(m, "soft", product, Multiplier.latency + 1 - latency), exponent
             (product, _), _ = _weighted_sum(m, "both", [soft, hard])
             latency = Multiplier.latency + 2
-        return delay(m, "product", product, self._product_latency(self._window_bits) - latency)
+        return delay(m, "product", product, self._product_cycles - latency)
 
 
 def _leaves(value, bits):

@@ -1,13 +1,13 @@
 """Window generator: walks a tensor in the feature memory and shows 3 x 3 positions of it a cycle."""
 
-from amaranth import Module, Mux, Signal, signed, unsigned
+from amaranth import Const, Module, Mux, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import BANKS, TAPS, WINDOW, CoreConfig
 from hw.delay import copies, delay, events_before
 from hw.features import FeatureMemory
-from hw.jobs import JobKind, layer_job, row_job, window_job_bits
+from hw.jobs import JobKind, WindowMode, layer_job, row_job, window_job_bits
 from hw.loops import Loop
 from hw.memory import FillMemory
 from hw.requantise import ActivationBounds
@@ -26,7 +26,7 @@ class WindowControl(data.Struct):
     """What goes with a window on its way."""
 
     piece: unsigned(6)  # of the window: its first tap (wide), the patch word (narrow)
-    several: unsigned(1)  # whether the taps behind that one go with it
+    count: unsigned(4)  # how many taps go on, that one and the next (wide); 1 (narrow)
     high_half: unsigned(WINDOW)
     first: unsigned(1)  # of the windows that cover a kernel
     last: unsigned(1)
@@ -39,11 +39,11 @@ class WindowGenerator(wiring.Component):
     A tensor lies in nine banks by row and column modulo 3, so that any 3 x 3 positions come in one access. For each
     pixel of a row of results it goes through the channel groups, and in each through the windows (``tiles``) that
     cover the kernel, ``step`` columns apart, each held for ``beats`` cycles. Positions outside the tensor read as
-    ``pad``.
+    ``pad``. A depthwise layer's groups are as many times as many as the engine takes parts of one, and ``part`` says
+    which.
 
-    Windows of more than one beat whose taps are feature words pass on ``taps_a_beat`` of them in each. Two at a time,
-    nine are an odd number: the last tap of the first window goes alone, then the first of the second, and so on, so
-    that a pair always begins at an even place of the patch.
+    Windows of more than one beat whose taps are feature words pass on ``taps`` of them in each, and what is left in the
+    last.
 
     In a layer whose pixels are ``paired`` two neighbours of a row share a patch; the last of an odd number has one
     alone.
@@ -78,6 +78,7 @@ class WindowGenerator(wiring.Component):
                 "window": Out(data.ArrayLayout(config.word_bits, TAPS)),
                 "valid": Out(1),
                 "control": Out(WindowControl),
+                "part": Out(range(config.parts)),
                 "coefficient": Out(range(config.coefficient_depth)),
                 "scale": Out(range(config.depthwise_scale_depth)),
                 "layer": Out(layer_job(config)),
@@ -206,25 +207,30 @@ class WindowGenerator(wiring.Component):
         offset = Signal(address)
         coefficient, scale = Signal.like(self.coefficient), Signal.like(self.scale)
         first = Signal()
+        part, last_part = Signal(range(config.parts)), Const(1)
+        if config.parts > 1:
+            divided = delay(m, "divided", layer.mode == WindowMode.DEPTHWISE, 1)  # it holds for long
+            last_part = ~divided | (part == config.parts - 1)
         with m.If(begun | pixel):
-            m.d.sync += [offset.eq(0), coefficient.eq(layer.coefficients), scale.eq(layer.scales), first.eq(1)]
+            m.d.sync += [
+                offset.eq(0), part.eq(0), coefficient.eq(layer.coefficients), scale.eq(layer.scales), first.eq(1)
+            ]  # fmt: skip
         with m.Elif(group):
-            m.d.sync += [offset.eq(offset + 1), coefficient.eq(coefficient + 1), scale.eq(scale + 1), first.eq(1)]
+            m.d.sync += [
+                offset.eq(offset + last_part), part.eq(Mux(last_part, 0, part + 1)),
+                coefficient.eq(coefficient + 1), scale.eq(scale + 1), first.eq(1),
+            ]  # fmt: skip
         with m.Elif(tile):
             m.d.sync += [coefficient.eq(coefficient + 1), first.eq(0)]
         # Which of the taps go on, and what ends with them.
         issued, begun, pixel, patch, tile, last = events_before(
             m, "taps", events, "issued", "begun", "pixel", "patch", "tile", "last"
         )
-        taps = config.taps_a_beat
         piece = Signal.like(layer.beats)
-        together, odd = Signal(), Signal()
-        m.d.comb += together.eq(layer.beats.any() & ~layer.whole)
-        alone = Mux(odd, piece == 0, piece == TAPS - 1) if taps == 2 else 0
         with m.If(begun | tile):
-            m.d.sync += [piece.eq(0), odd.eq(~(begun | pixel) & ~odd)]
+            m.d.sync += piece.eq(0)
         with m.Elif(issued):
-            m.d.sync += piece.eq(piece + Mux(together & ~alone, taps, 1))
+            m.d.sync += piece.eq(piece + layer.taps)
 
         # Addresses: column, plus channel group, plus row. Banks whose residue comes before the window's first
         # column (or row) hold the following group of three.
@@ -236,7 +242,7 @@ class WindowGenerator(wiring.Component):
                 column_group[c].eq(column[c] + delay(m, f"offset_{c}", offset, 1)),
             ]
         row_address = delay(m, "row_address", rows.as_value(), 2)
-        peek = delay(m, "peek", self.peek, 1)
+        peek, peek_turn, peek_kept = copies(m, "peek", self.peek, 3)
         for r in range(WINDOW):
             for c in range(WINDOW):
                 at = self.r_addr[WINDOW * r + c]
@@ -256,8 +262,8 @@ class WindowGenerator(wiring.Component):
 
         # Banks to window positions.
         data_stage = 3 + FeatureMemory.latency
-        turn_y = Mux(peek, self.peek_row, delay(m, "turn_y", row_now.row_residue, data_stage - 1))
-        turn_x = Mux(peek, self.peek_column, delay(m, "turn_x", here.residue, data_stage))
+        turn_y = Mux(peek_turn, self.peek_row, delay(m, "turn_y", row_now.row_residue, data_stage - 1))
+        turn_x = Mux(peek_turn, self.peek_column, delay(m, "turn_x", here.residue, data_stage))
         turn_y, turn_x = copies(m, "turn_y", turn_y, TAPS), copies(m, "turn_x", turn_x, TAPS)
         kept_y = delay(m, "kept_y", inside_y, data_stage - 2)
         kept_x = delay(m, "kept_x", inside_x, data_stage - 2)
@@ -269,7 +275,7 @@ class WindowGenerator(wiring.Component):
                 banks = [self.r_data[WINDOW * ((r + i) % WINDOW) + j] for r in range(WINDOW)]
                 words = [turned[WINDOW * i + (c + j) % WINDOW] for c in range(WINDOW)]
                 kept = Signal(name=f"kept_{tap}")
-                m.d.sync += [kept.eq(kept_y[i] & kept_x[j] | peek), turned[tap].eq(_one_of(banks, turn_y[tap]))]
+                m.d.sync += [kept.eq(kept_y[i] & kept_x[j] | peek_kept), turned[tap].eq(_one_of(banks, turn_y[tap]))]
                 with m.If(kept):
                     m.d.sync += self.window[tap].eq(_one_of(words, turn_x[tap]))
                 with m.Else():
@@ -277,13 +283,19 @@ class WindowGenerator(wiring.Component):
 
         control = Signal(WindowControl)
         m.d.comb += [
-            control.piece.eq(piece), control.several.eq(together & ~alone), control.high_half.eq(row_now.high_half),
+            control.piece.eq(piece), control.count.eq(Mux(tile, layer.last_taps, layer.taps)),
+            control.high_half.eq(row_now.high_half),
             control.first.eq(first), control.last.eq(last),
             control.ends.pixel.eq(pixel), control.ends.patch.eq(patch),
             self.control.eq(delay(m, "control", control.as_value(), self.latency - 1)),
             self.valid.eq(delay(m, "valid", issued, self.latency - 1, reset_less=False)),
-            self.coefficient.eq(delay(m, "coefficient", coefficient, self.latency - 1 - FillMemory.latency)),
-            self.scale.eq(delay(m, "scale", scale, self.latency - 1 - FillMemory.latency)),
+            *(
+                port.eq(delay(m, name, value, self.latency - 1 - FillMemory.latency))
+                for name, port, value in (
+                    ("part", self.part, part), ("coefficient", self.coefficient, coefficient),
+                    ("scale", self.scale, scale),
+                )
+            ),
         ]  # fmt: skip
         return m
 

@@ -61,13 +61,16 @@ def unpacked(word, bits, count):
 
 def small_config(*, weight_depth=64, **changes):
     """Dimensions of a core that simulates fast, with as many weights in each column."""
+    lanes = changes.get("lanes", 2)
+    depthwise_lanes = changes.get("depthwise_lanes", lanes)
+    windows = [(20, 16, 18)[n % 3] for n in range(lanes)]
     dimensions = dict(
-        lanes=2, words=2, accumulator_bits=24, depthwise_accumulator_bits=22, bias_bits=22, window_bits=20,
-        depthwise_window_bits=18, multiplier_bits=33, hard_lanes=changes.get("lanes", 2),
-        hard_columns=tuple(range(0, changes.get("lanes", 2), 2)),
-        feature_depth=256, patch_depth=16,
-        scale_depth=32, coefficient_depth=64, depthwise_scale_depth=32, window_program_depth=32,
-        array_program_depth=32, packed_channels=tuple(range(1, min(4, changes.get("lanes", 2)) + 1)),
+        lanes=2, words=2, depthwise_lanes=depthwise_lanes, accumulator_bits=24, depthwise_accumulator_bits=22,
+        bias_bits=22, window_bits=tuple(windows * changes.get("pixels", 1)),
+        depthwise_window_bits=tuple(windows[::-1][:depthwise_lanes]), multiplier_bits=33, hard_lanes=depthwise_lanes,
+        hard_columns=tuple(range(0, lanes, 2)), feature_depth=256, patch_depth=16, scale_depth=32,
+        coefficient_depth=64, depthwise_scale_depth=32, window_program_depth=32, array_program_depth=32,
+        packed_channels=tuple(range(1, min(4, lanes) + 1)),
     )  # fmt: skip
     columns = (dimensions | changes)["lanes"] // changes.get("outputs", 1)
     return CoreConfig(**dict(weight_depths=(weight_depth,) * columns) | dimensions | changes)

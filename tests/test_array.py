@@ -47,7 +47,7 @@ class Contents:
     def results(self, sums, columns, scale, config, bounds):
         """Int8 results of ``columns`` for their sums, with the parameters at address ``scale``."""
         zero_point, lo, hi = bounds
-        half = 1 << config.window_bits - 1
+        half = 1 << np.array(config.window_bits)[columns] - 1
         total = np.clip(np.asarray(sums, np.int64) + self.bias[columns, scale], -half, half - 1)
         scaled = multiply_by_quantized_multiplier(total, self.multiplier[columns, scale], -self.shift[columns, scale])
         return np.clip(np.clip(scaled, -512, 512) + zero_point, lo, hi)

@@ -32,7 +32,7 @@ def built(monkeypatch):
     """Stands for the build and the core's Verilog; the folders that were built in, and what is to fail in them."""
     calls, failures = [], {}
 
-    def build(plan, *, directory):
+    def build(plan, *, directory, clock_mhz):
         calls.append(directory.name)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "report.json").unlink(missing_ok=True)
@@ -136,6 +136,19 @@ def test_options_reach_the_plan(built, monkeypatch, tmp_path):
         *(True, ("ulx3s-12f", {"array": None, "packing": None})),
         *(False, ("ulx3s-12f", {"array": [2, 2], "packing": True})),
     ]
+
+
+def test_a_clock_reaches_the_build(built, monkeypatch, tmp_path):
+    asked = []
+
+    def build(plan, *, directory, clock_mhz):
+        asked.append((directory.name, clock_mhz))
+        raise GenError("enough")
+
+    monkeypatch.setattr(gen.benchmark, "build", build)
+    write_list(tmp_path, row("one", clock=119), row("one"))
+    run(tmp_path)
+    assert asked == [("one-ulx3s-2x2-119mhz", 119), ("one-ulx3s-2x2", None)]
 
 
 def test_builds_are_kept(built, tmp_path):
@@ -281,7 +294,7 @@ def test_reports_as_json(built, tmp_path):
     assert result.exit_code == 1
     kept = json.loads(run(tmp_path, "--json").stdout)[0]
     # Estimates are those of the plan that was made now.
-    assert kept == one | {"kept": True, "resources_estimated": {"lut": ANY, "ff": ANY, "mult": 12, "ebr": ANY}}
+    assert kept == one | {"kept": True, "resources_estimated": {"lut": ANY, "ff": ANY, "mult": 10, "ebr": ANY}}
 
 
 PUBLISHED = {
@@ -409,9 +422,10 @@ def test_a_board_without_bitstreams(tmp_path):
     [
         ({}, "networks: must be a list of at least one row, not []"),
         ({"networks": [{"network": "x"}]}, "networks[0]: must say task"),
-        ({"networks": [row("x", fold=True)]}, "must say only network, task, folding, packing, array, not fold"),
+        ({"networks": [row("x", fold=True)]}, "must say only network, task, folding, packing, array, clock, not fold"),
         ({"networks": [row("x", folding="on")]}, "networks[0]: folding must be bool, not 'on'"),
         ({"networks": [row("x", array=[16])]}, "array must be two positive numbers as in [16, 8], not [16]"),
+        ({"networks": [row("x", clock=12)]}, "clock must be in 25..200 MHz, not 12"),
         ({"networks": [row("y"), row("x"), row("x")]}, "networks: rows must differ, but there are several of x-2x2"),
         ({"networks": ["x"]}, "networks[0]: must be a table, not 'x'"),
         ({"networks": [row("x")], "published": {"x": {"slowest": []}}}, "published.x: must say only fastest, "),

@@ -70,8 +70,10 @@ def fakes(monkeypatch):
         difference = {} if calls.bit_exact else {"difference": "conv0: row 1, column 2, channel 3: 4, not 5"}
         return {**plan.report(), "bit_exact": calls.bit_exact, "fps": 1234.5, "seconds": {"verilate": 2.5}} | difference
 
-    def build(plan, *, directory, verify, seeds):
-        calls.build = types.SimpleNamespace(plan=plan, directory=directory, verify=verify, seeds=seeds)
+    def build(plan, *, directory, verify, seeds, clock_mhz):
+        calls.build = types.SimpleNamespace(
+            plan=plan, directory=directory, verify=verify, seeds=seeds, clock_mhz=clock_mhz
+        )
         return {**plan.report(), "resources": {"lut": {"used": 10, "available": 40}}, "timing_met": True}
 
     def plan(table, board, *, array=None, packing=None):
@@ -202,6 +204,7 @@ def test_help(verb):
         (["check", "--array", "16"], "must be two positive numbers as in 16x18, not '16'"),
         (["check", "--array", "0x18"], "must be two positive numbers as in 16x18, not '0x18'"),
         (["build", "--seeds", "0"], "0 is not in the range x>=1"),
+        (["build", "--clock", "12"], "12.0 is not in the range 25<=x<=200"),
         (["build", "--board", "sim"], "--board sim has no bitstream; it is for simulate, check and table."),
         (["simulate", "--random", "0"], "0 is not in the range x>=1"),
         (["simulate", "--random", "1", "--input", "x.npy"], "--input and --random exclude each other."),
@@ -347,12 +350,13 @@ def test_simulate_names_the_difference(fakes, tmp_path):
 
 
 def test_build(fakes, tmp_path):
-    result = run("build", SMALL, "--seeds", 4, "-o", tmp_path)
+    result = run("build", SMALL, "--seeds", 4, "--clock", 112.5, "-o", tmp_path)
     assert result.exit_code == 0, result.stderr
     assert (fakes.build.verify, fakes.build.seeds, fakes.build.directory) == (True, 4, tmp_path)
+    assert fakes.build.clock_mhz == 112.5
     assert ["resources", "lut", "10", "of", "40", "(25%)"] in [line.split() for line in result.stdout.splitlines()]
     result = run("build", SMALL, "--no-verify", "--json")
-    assert (fakes.build.verify, fakes.build.seeds) == (False, 1)
+    assert (fakes.build.verify, fakes.build.seeds, fakes.build.clock_mhz) == (False, 1, None)
     assert json.loads(result.stdout)["timing_met"]
 
 

@@ -95,7 +95,7 @@ def test_lane_takes_maxima():
 def engine_script(config, seed, count, *, maximum=False):
     """Contents of an engine's memories, values for its ports a cycle each, and (cycle, result, end) to come."""
     rng = np.random.default_rng(seed)
-    lanes, depth, scales = config.lanes, config.coefficient_depth, config.depthwise_scale_depth
+    lanes, depth, scales = config.depthwise_lanes, config.coefficient_depth, config.depthwise_scale_depth
     weights = rng.integers(-128, 128, (depth, lanes, 9), np.int8)
     weights[::5] = rng.choice([-128, 127], weights[::5].shape)
     if maximum:
@@ -121,8 +121,10 @@ def engine_script(config, seed, count, *, maximum=False):
     zero_point, lo, hi = bounds = int(rng.integers(-40, 40)), -100, 90
     ports["bounds"] = [packed(bounds, 8)] * cycles
     ports["maximum"] = [int(maximum)] * cycles
-    expected, at = [], lead
-    half = 1 << config.depthwise_window_bits - 1
+    if config.parts > 1:
+        ports["part"] = rng.integers(0, config.parts, cycles).tolist()
+    expected, at, part, word = [], lead, 0, []
+    half = 1 << np.array(config.depthwise_window_bits) - 1
     while at < lead + count - 9:
         sums = np.full(lanes, -256 if maximum else 0, np.int64)
         number = int(rng.choice([1, 1, 2, 4]))
@@ -130,16 +132,19 @@ def engine_script(config, seed, count, *, maximum=False):
         ends = int(rng.integers(4))
         for tile in range(number):
             address = int(rng.integers(depth))
-            window = rng.integers(-128, 128, (9, lanes), np.int8)
+            whole = rng.integers(-128, 128, (9, config.lanes), np.int8)
+            window = whole[:, part * lanes :][:, :lanes]
             if rng.random() < 0.2:
                 window[:] = rng.choice([-128, 127])
+            if config.parts > 1:
+                ports["part"][at - lead] = part
             if maximum:
                 sums = np.maximum(
                     sums, 2 * np.where(weights[address].T != 0, window.astype(np.int64), -128).max(axis=0)
                 )
             else:
                 sums += (window.astype(np.int64) * weights[address].T).sum(axis=0)
-            ports["window"][at] = packed(window.reshape(-1), 8)
+            ports["window"][at] = packed(whole.reshape(-1), 8)
             ports["valid"][at] = 1
             ports["first"][at] = int(tile == 0)
             ports["last"][at] = int(tile == number - 1)
@@ -149,8 +154,11 @@ def engine_script(config, seed, count, *, maximum=False):
             at += 1
         total = np.clip(sums + bias[scale], -half, half - 1)
         scaled = multiply_by_quantized_multiplier(total, multiplier[scale], -shift[scale])
-        values = np.clip(np.clip(scaled, -512, 512) + zero_point, lo, hi)
-        expected.append((at - 1 + latency, values.tolist(), ends))
+        word += np.clip(np.clip(scaled, -512, 512) + zero_point, lo, hi).tolist()
+        part = (part + 1) % config.parts
+        if part == 0:
+            expected.append((at - 1 + latency, word, ends))
+            word = []
         if rng.random() < 0.3:
             # A gap between results shows nothing, whatever lies on the other wires.
             ports["last"][at] = 1
@@ -166,11 +174,13 @@ def engine_results(seen, config):
     ]
 
 
-@pytest.mark.parametrize("lanes, seed", [(1, 1), (2, 2), (3, 3)])
-def test_engine(lanes, seed):
-    """Results, each the exact latency behind its last window, back to back and with gaps."""
-    config = small_config(lanes=lanes)
-    contents, ports, expected = engine_script(config, seed, 250)
+@pytest.mark.parametrize(
+    "lanes, depthwise_lanes, seed", [(1, 1, 1), (2, 2, 2), (3, 3, 3), (2, 1, 4), (3, 1, 5), (4, 2, 6), (8, 1, 7)]
+)
+def test_engine(lanes, depthwise_lanes, seed):
+    """Results, each the exact latency behind its last window, back to back and with gaps, in one part or in several."""
+    config = small_config(lanes=lanes, depthwise_lanes=depthwise_lanes)
+    contents, ports, expected = engine_script(config, seed, 250 * config.parts)
     dut = DepthwiseEngine(config, select=SELECT, init=contents)
     seen = drive(dut, ports, ["o", "o_valid", "o_ends"])
     assert engine_results(seen, config) == expected
@@ -178,10 +188,10 @@ def test_engine(lanes, seed):
     assert {-100, 90} < set(values) and len(expected) > 80
 
 
-@pytest.mark.parametrize("lanes, seed", [(1, 1), (3, 3)])
-def test_engine_takes_maxima(lanes, seed):
-    config = small_config(lanes=lanes, max_pool=True)
-    contents, ports, expected = engine_script(config, seed, 250, maximum=True)
+@pytest.mark.parametrize("lanes, depthwise_lanes, seed", [(1, 1, 1), (3, 3, 3), (4, 1, 4)])
+def test_engine_takes_maxima(lanes, depthwise_lanes, seed):
+    config = small_config(lanes=lanes, depthwise_lanes=depthwise_lanes, max_pool=True)
+    contents, ports, expected = engine_script(config, seed, 250 * config.parts, maximum=True)
     dut = DepthwiseEngine(config, select=SELECT, init=contents)
     seen = drive(dut, ports, ["o", "o_valid", "o_ends"])
     assert engine_results(seen, config) == expected

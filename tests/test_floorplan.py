@@ -94,6 +94,14 @@ def test_neighbours_are_close(k, n):
     assert (ranks, spans[0][0]) == (list(range(2 * n)), 2 * n)
 
 
+def test_a_single_column_stands_at_the_far_end():
+    """With a lane in front of it, there is room; a row of several columns leaves it between them and the next row's."""
+    names = [name for name, _ in ULX3S.multiplier_rows[0]]
+    places = place_multipliers(ULX3S.multiplier_rows, columns=4, outputs=2, height=32, lanes=1)
+    first = [name for channel in places.columns[:2] for name in (*channel.multipliers, *channel.requantiser)]
+    assert places.lanes == (tuple(names[:2]),) and sorted(first) == sorted(names[-len(first) :])
+
+
 def test_shared_columns_stand_one_below_the_other():
     """Of four columns of 32, three are rows' right ends, place for place; the fourth is what two rows have left."""
     rows = ULX3S.multiplier_rows
@@ -155,7 +163,7 @@ def test_the_core_names_its_places():
     """In every module that is placed stands one of its own part's places, and each multiplier has one."""
     planned = plan(lower(resolve(None)), ULX3S, array=(4, 2))
     die, cells = planned.places_on_die, placed_cells(planned.verilog())
-    assert die.columns and planned.config.hard_lanes == len(die.lanes) == 2 and planned.config.hard_columns == (0, 1)
+    assert die.columns and planned.config.hard_lanes == len(die.lanes) == 1 and planned.config.hard_columns == (0, 1)
     of_part = places_by_part(cells)
     for n, column in enumerate(die.columns):
         part = f"core.array.column_{n}"
@@ -171,25 +179,25 @@ def test_the_core_names_its_places():
     for n, lane in enumerate(die.lanes):
         assert of_part.pop(f"core.depthwise.requantiser_{n}") == list(lane)
     assert of_part.pop("core.depthwise.coefficients") == [BESIDE[name] for lane in die.lanes for name in lane]
-    # In the row without multipliers: two multipliers in 72 bits, two biases in 36 bits, then 16 bits of each bank; from
-    # its other end a program (the array's has too few words for block RAM).
+    # In the row without multipliers: a multiplier in 36 bits, a bias in 18 bits, then 16 bits of each bank; behind
+    # them, for so small an array, a program (the array's has too few words for block RAM).
     row = list(ULX3S.block_ram_row)
-    assert of_part.pop("core.depthwise.scale") == row[:2]
+    assert of_part.pop("core.depthwise.scale") == row[:1]
     slices = -(-window_job_bits(planned.config) // 36)
-    assert of_part.pop("core.depthwise.bias") == [row[2]]
-    assert of_part.pop("core.window_program.memory") == row[: -1 - slices : -1]
+    assert of_part.pop("core.depthwise.bias") == [row[1]]
+    assert of_part.pop("core.window_program.memory") == row[11 : 11 + slices]
     for bank in range(9):
-        assert of_part.pop(f"core.features.bank_{bank}_0") == [row[3 + bank]]
+        assert of_part.pop(f"core.features.bank_{bank}_0") == [row[2 + bank % 3 * 3 + bank // 3]]
     assert not of_part
     assert len({place for _, place in cells}) == len(cells)
 
 
 def test_banks_of_a_slice_lie_side_by_side():
-    """48 bits are a slice of 36 and one of 12: all nine banks of the one, then those of the other."""
+    """48 bits are a slice of 36 and one of 12: the nine banks of the one, by their columns, then those of the other."""
     planned = plan(lower(resolve(None)), ULX3S, array=(6, 6))
     cells = placed_cells(planned.verilog())
     of_part = places_by_part(cells)
-    placed = [of_part[f"core.features.bank_{bank}_{part}"] for part in range(2) for bank in range(9)]
+    placed = [of_part[f"core.features.bank_{bank}_{part}"] for part in range(2) for bank in (0, 3, 6, 1, 4, 7, 2, 5, 8)]
     assert planned.config.feature_depth <= 512
     row = list(ULX3S.block_ram_row)
     begin = row.index(placed[0][0])
@@ -241,9 +249,9 @@ def test_memories_that_find_no_room_are_left_to_the_placer():
     planned = plan(lower(resolve(None)), ULX3S, array=(4, 2))
     config, die = planned.config, planned.places_on_die
     first, second = die.columns
-    # Three block RAMs beside the first column, which needs four; six in the row without multipliers.
+    # Three block RAMs beside the first column, which needs four; five in the row without multipliers.
     less = replace(die, columns=(replace(first, multipliers=first.multipliers[:3], requantiser=()), second))
-    row = list(ULX3S.block_ram_row[:6])
+    row = list(ULX3S.block_ram_row[:5])
     memories = place_memories(less, replace(ULX3S, block_ram_row=tuple(row)), config).memories
     named = {name for name, places in memories.items() if places}
     assert named == {
@@ -252,8 +260,8 @@ def test_memories_that_find_no_room_are_left_to_the_placer():
     }
     # A program that the rest of the row is too short for goes beside the first row of multipliers; one bias does not,
     # nor does the multiplier for which the first column has no room.
-    assert memories["depthwise_scale"] == tuple(row[:2]) and memories["depthwise_bias"] == (row[2],)
-    assert memories["scale_0"] == (row[3],)
+    assert memories["depthwise_scale"] == (row[0],) and memories["depthwise_bias"] == (row[1],)
+    assert memories["scale_0"] == (row[2],)
     assert window_job_bits(config) > 4 * 36
     assert {position(name)[1] for name in memories["window_program"]} == {70}
     used = [name for places in memories.values() for name in places]

@@ -1,6 +1,5 @@
 """Layout: every tensor whole and apart from the others, every weight where its activation comes."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -33,13 +32,15 @@ def dimensions(lanes, words=1, weight_depth=32, **fields):
     """A core of which only these dimensions matter, with as many weights in each column."""
     others = dict.fromkeys(
         (
-            "accumulator_bits", "depthwise_accumulator_bits", "window_bits", "depthwise_window_bits",
+            "accumulator_bits", "depthwise_accumulator_bits",
             "feature_depth", "patch_depth", "scale_depth", "coefficient_depth", "depthwise_scale_depth",
             "window_program_depth", "array_program_depth",
         ),
         32,
     )  # fmt: skip
-    others |= {"bias_bits": 32, "multiplier_bits": 33, "hard_lanes": 0, "hard_columns": ()}
+    others |= {"bias_bits": 32, "multiplier_bits": 33, "depthwise_lanes": lanes, "hard_lanes": 0, "hard_columns": ()}
+    others["window_bits"] = (32,) * lanes * fields.get("pixels", 1)
+    others["depthwise_window_bits"] = (32,) * fields.get("depthwise_lanes", lanes)
     others["weight_depths"] = (weight_depth,) * (lanes // fields.get("outputs", 1))
     return CoreConfig(lanes=lanes, words=words, **(others | fields))
 
@@ -284,13 +285,7 @@ def test_weights_meet_the_activations_of_two_pixels(lanes, words, kernel, channe
         layer = convolution("c", "x", (5, width, 7), channels_in=channels, kernel=kernel, padding=sides)
         (stage,) = stages_of(network((5, width, channels), layer))
         one, two = (patches_of(stage, ArrayShape(lanes=lanes, words=words, pixels=n)) for n in (1, 2))
-        taps = 9 if kernel == (3, 3) and channels > min(4, lanes) else 1
-        fine = -(-channels // lanes) * taps * 2 / words  # halves of patch words that a pixel fills
-        together = {2: 2, 4: 2, 6: 3}[words]
-        divided = taps > 1 and (words // 2) % together
-        if kernel != (10, 4) and not one.whole:
-            saves = -(-width // 2) * math.ceil(fine) < width * math.ceil(fine / 2)
-            assert (two.pixels == 2) == (saves and not divided)
+        assert two == one if two.pixels == 1 else -(-width // 2) * two.words < width * one.words
         assert_products(stage, tensor((5, width, channels)), lanes, words, pixels=2)
 
 
@@ -348,6 +343,26 @@ def test_window_weights():
         tile = row // 3 * 2 + column // 3
         assert words[c // 4 * 4 + tile, c % 4, row % 3 * 3 + column % 3] == stage.window_weights[row, column, c]
     assert np.count_nonzero(words) == np.count_nonzero(stage.window_weights)
+
+
+@pytest.mark.parametrize("depthwise_lanes", [1, 2])
+def test_window_weights_in_parts(depthwise_lanes):
+    """A channel group's windows for its first channels, then for the next; likewise biases and scales."""
+    (stage,) = stages_of(network((9, 9, 5), depthwise("d", "x", (5, 6, 5), kernel=(5, 4))))
+    config = dimensions(4, depthwise_lanes=depthwise_lanes)
+    patches, words = patches_of(stage, config), window_words(stage, config)
+    assert (patches.passes, patches.cycles) == (8 // depthwise_lanes, 4 * 8 // depthwise_lanes)
+    assert words.shape == (patches.cycles, depthwise_lanes, 9)
+    for row, column, c in np.ndindex(5, 4, 5):
+        at, lane = divmod(c, depthwise_lanes)
+        word = words[4 * at + row // 3 * 2 + column // 3, lane]
+        assert word[row % 3 * 3 + column % 3] == stage.window_weights[row, column, c]
+    assert np.count_nonzero(words) == np.count_nonzero(stage.window_weights)
+    biases = np.zeros(8, np.int64)
+    biases[:5] = stage.window_scaling.bias & 0xFFFFFFFF
+    assert memory_contents([stage], config)["depthwise_bias"] == [
+        sum(int(bias) << 32 * n for n, bias in enumerate(part)) for part in biases.reshape(-1, depthwise_lanes)
+    ]
 
 
 def test_window_weights_of_windows_that_repeat():

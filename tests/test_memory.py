@@ -62,9 +62,9 @@ class Model:
             self.words[address] = self.words[address] & ~(mask << low) | (value & mask) << low
 
 
-def exchange(dut, model, steps):
+def exchange(dut, model, steps, *, apart=False):
     """Play steps of (fill words, reads), each after the one before has settled."""
-    wrong, latency = [], FillMemory.latency
+    wrong, latency = [], FillMemory.latency + apart
 
     async def bench(ctx):
         for fills, reads in steps:
@@ -88,12 +88,12 @@ def exchange(dut, model, steps):
 
 
 @pytest.mark.parametrize("depth", [1, 5, 32, 33, 513, 700, 1552])
-@pytest.mark.parametrize("width", [7, 36, 40, 90])
-def test_fill_memory(width, depth):
+@pytest.mark.parametrize("width, apart", [(7, False), (36, True), (40, False), (90, False), (90, True)])
+def test_fill_memory(width, depth, apart):
     """Fills in slices, and reads, at every border between blocks."""
     rng = random.Random(depth * 100 + width)
     init = [rng.getrandbits(width) for _ in range(rng.randrange(depth + 1))]
-    dut = FillMemory(width=width, depth=depth, select=5, init=init, primitives="portable")
+    dut = FillMemory(width=width, depth=depth, select=5, init=init, primitives="portable", apart=apart)
     model = Model(init, depth, width)
     borders = {0, depth - 1, len(init) - 1}
     for size in (512, 1024, 1536):
@@ -110,7 +110,7 @@ def test_fill_memory(width, depth):
             (0, address, rng.getrandbits(SLICE_BITS)) for address in (depth, depth + 1, depth + 512) if depth > 32
         ]
         steps.append((fills, [any_address() for _ in range(10)] + borders))
-    assert not exchange(dut, model, steps)
+    assert not exchange(dut, model, steps, apart=apart)
 
 
 def test_init_fills_blocks_and_slices():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from test_order import block
-from test_stages import combined, convolution, network
+from test_stages import combined, convolution, depthwise, network
 
 import boards
 from gen.builders import mobilenet_v1, mobilenet_v2
@@ -61,7 +61,7 @@ def test_the_fastest_that_fits():
 
 
 @pytest.mark.parametrize(
-    ("array", "board", "clock_mhz"), [((16, 8), "ulx3s", 108), ((24, 6), "ulx3s", 80), ((6, 2), "ulx3s-12f", 108)]
+    ("array", "board", "clock_mhz"), [((16, 8), "ulx3s", 119), ((24, 6), "ulx3s", 80), ((6, 2), "ulx3s-12f", 119)]
 )
 def test_arrays_without_places_are_expected_to_be_slower(digits, array, board, clock_mhz):
     """Six columns of 24 do not fit the 85F's three rows; of the other parts no places are known."""
@@ -69,6 +69,13 @@ def test_arrays_without_places_are_expected_to_be_slower(digits, array, board, c
     assert bool(planned.places_on_die.columns) == (array == (16, 8))
     assert planned.clock_mhz_estimate == clock_mhz
     assert planned.latency_us == planned.cycles / clock_mhz
+
+
+def test_large_designs_are_expected_to_be_slower(digits):
+    """Two pixels at a time take fewer cycles, more LUTs, and a lower clock."""
+    one, two = (plan(digits, boards.get("ulx3s"), array=(32, 8), packing=True, pixels=pixels) for pixels in (1, 2))
+    assert one.cycles > two.cycles and one.resources["lut"] < two.resources["lut"]
+    assert 60 < two.clock_mhz_estimate < one.clock_mhz_estimate < 119
 
 
 def test_time_decides_not_cycles(models_dir):
@@ -213,9 +220,9 @@ def test_numbers_that_the_core_holds(digits):
 @pytest.mark.parametrize(
     "array, board, lanes, columns",
     [
-        ((4, 2), "ulx3s-12f", 2, (0, 1)),  # 8 of 28 multipliers, so ten pairs are left for four requantisers
-        ((6, 3), "ulx3s-12f", 3, (0, 1)),  # 18, five pairs for six
-        ((12, 2), "ulx3s-12f", 2, ()),  # 24, two pairs for four
+        ((4, 2), "ulx3s-12f", 1, (0, 1)),  # 8 of 28 multipliers, so ten pairs are left for three requantisers
+        ((6, 3), "ulx3s-12f", 1, (0, 1, 2)),  # 18, five pairs for four
+        ((12, 2), "ulx3s-12f", 1, (0,)),  # 24, two pairs for three
         ((26, 1), "ulx3s-12f", 1, ()),  # 26, a pair
         ((14, 2), "ulx3s-12f", 0, ()),  # all of them
     ],
@@ -229,9 +236,9 @@ def test_requantisers_get_what_the_array_leaves(digits, array, board, lanes, col
 @pytest.mark.parametrize(
     "array, mult, lanes, columns",
     [
-        ((4, 2), 28, 2, (0, 1)),  # 4 of 28 multipliers
-        ((12, 4), 28, 2, ()),  # 24, two pairs for eight requantisers
-        ((12, 4), 36, 4, (0, 1)),  # six pairs
+        ((4, 2), 28, 1, (0, 1)),  # 4 of 28 multipliers
+        ((12, 4), 28, 2, ()),  # 24, two pairs for six requantisers
+        ((12, 4), 34, 2, (0, 1, 2)),  # five pairs
         ((14, 2), 14, 0, ()),  # all of them
         ((16, 8), 64, 0, ()),
         ((16, 8), 82, 8, (0,)),
@@ -450,6 +457,24 @@ def test_a_wait_that_hardly_matters_saves_lanes():
     last = convolution("d", "c", (1, 1, 4), channels_in=4)
     table = network((30, 30, 4), *big, small, last, combined("s", "d", "c", (1, 1, 4)))
     assert plan(table, SIM, array=(4, 4)).config.residual_lanes == 1
+
+
+@pytest.mark.parametrize(
+    "channels_out, lanes",
+    [
+        (4, 4),  # a window for each patch word: every cycle that fewer lanes take, the array waits
+        (8, 2),  # two cycles of sums for a window, so it may come in two parts
+        (12, 2),  # three, which is no number of parts of four lanes
+        (16, 1),
+    ],
+)
+def test_as_many_depthwise_lanes_as_keep_the_array_busy(channels_out, lanes):
+    front = depthwise("d", "x", (6, 6, 4), padding=(1, 1, 1, 1))
+    behind = convolution("c", "d", (6, 6, channels_out), channels_in=4)
+    planned = plan(network((6, 6, 4), front, behind), SIM, array=(4, 4))
+    assert planned.config.depthwise_lanes == lanes
+    assert planned.config.requantisers == 4 + lanes
+    assert plan(network((6, 6, 4), replace(behind, inputs=("x",))), SIM, array=(4, 4)).config.depthwise_lanes == 0
 
 
 def test_rings_save_memory(monkeypatch):

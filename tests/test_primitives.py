@@ -163,7 +163,7 @@ def test_loops(inner, outer):
 def test_config_figures():
     config = small_config(lanes=6, words=3, feature_depth=300)
     assert (config.array_rows, config.word_bits, config.narrow_channels, config.address_bits) == (18, 48, 4, 9)
-    assert [small_config(words=words).taps_a_beat for words in range(1, 8)] == [1, 2, 3, 2, 1, 3, 1]
+    assert [small_config(words=words).taps_a_beat for words in range(1, 8)] == [1, 2, 3, 4, 5, 6, 7]
     assert small_config(lanes=3).narrow_channels == 3 and small_config(feature_depth=1).address_bits == 1
 
 
@@ -186,7 +186,8 @@ def test_config_figures():
         (lambda: small_config(lanes=0), "lanes must be positive, not 0"),
         (lambda: small_config(array_program_depth=-1), "array_program_depth must be positive, not -1"),
         (lambda: small_config(patch_depth=24), "patch_depth must be a power of two, not 24"),
-        (lambda: small_config(depthwise=False, hard_lanes=1), "hard_lanes must be in 0..0, not 1"),
+        (lambda: small_config(depthwise_lanes=0, hard_lanes=1), "hard_lanes must be in 0..0, not 1"),
+        (lambda: small_config(depthwise_lanes=3), "depthwise_lanes must divide 2 lanes, not 3"),
         (lambda: small_config(gathered_taps=2), "gathered_taps must be 0, 1 or 9, not 2"),
         (lambda: small_config(packed_channels=(1, 3)), "packed_channels must be in 1..2, not (1, 3)"),
         (lambda: small_config(primitives="gowin"), "primitives must be one of portable, ecp5, not 'gowin'"),

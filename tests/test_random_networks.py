@@ -42,10 +42,10 @@ ARRAYS = [
 
 #: What a core must have at least to take most of the networks; a network that needs more is left out.
 ROOM = {
-    "accumulator_bits": 32, "depthwise_accumulator_bits": 28, "bias_bits": 33, "window_bits": 32,
-    "depthwise_window_bits": 32, "multiplier_bits": 33, "feature_depth": 1024, "patch_depth": 2048,
+    "accumulator_bits": 32, "depthwise_accumulator_bits": 28, "bias_bits": 33, "multiplier_bits": 33,
+    "feature_depth": 1024, "patch_depth": 2048,
     "scale_depth": 256, "coefficient_depth": 1024, "depthwise_scale_depth": 256,
-    "window_program_depth": 1024, "array_program_depth": 512, "depthwise": True, "max_pool": True, "gathered_taps": 9,
+    "window_program_depth": 1024, "array_program_depth": 512, "max_pool": True, "gathered_taps": 9,
     "residual_scale_depth": 16, "residual_window_bits": 32,
 }  # fmt: skip
 
@@ -90,10 +90,14 @@ def test_plans(table, array, folding, packing, pixels):
 def with_room(one, pixels):
     """A plan like ``one`` whose core is large enough for most other networks, too, and makes ``pixels`` at a time."""
     lanes = range(one.config.lanes)
-    hard = dict(hard_lanes=len(lanes) // 2, hard_columns=tuple(lanes[::2]))
+    depthwise_lanes = one.config.depthwise_lanes
+    engines = dict(
+        hard_lanes=depthwise_lanes // 2, hard_columns=tuple(lanes[::2]),
+        window_bits=(32,) * len(lanes) * pixels, depthwise_window_bits=(32,) * depthwise_lanes,
+    )  # fmt: skip
     weights = dict(weight_depths=(4096,) * one.config.columns)
     packed = dict(packed_channels=tuple(range(1, one.config.narrow_channels + 1)))
-    return on_core(one, replace(one.config, pixels=pixels, **ROOM, **hard, **weights, **packed))
+    return on_core(one, replace(one.config, pixels=pixels, **ROOM, **engines, **weights, **packed))
 
 
 def fits(one, room):
@@ -144,7 +148,10 @@ def test_random_networks(number, tmp_path, monkeypatch, request):
         request.getfixturevalue("every_ring")
     packing = lanes % 2 == 0 and (number % 2 == 0 or lanes**2 * words > MULTIPLIERS)
     divisors = [n for n in range(1, lanes + 1) if lanes % n == 0]
-    monkeypatch.setattr("gen.plan._residual_lanes", lambda *_: divisors[number % len(divisors)])
+    engines = dict(
+        residual_lanes=divisors[number % len(divisors)], depthwise_lanes=divisors[-1 - number % len(divisors)]
+    )
+    monkeypatch.setattr("gen.plan._with_lanes", lambda _, array: replace(array, **engines))
     cores = []
 
     @seed(number)

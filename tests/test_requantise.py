@@ -35,14 +35,15 @@ def clip(value, least, most):
     return min(max(value, least), most)
 
 
-def results(cases, *, window_bits, hard, accumulator_bits=32, bias_bits=32, multiplier_bits=33, seed=0, **narrowing):
+def results(cases, *, window_bits, hard, windows=(), accumulator_bits=32, bias_bits=32, multiplier_bits=33, seed=0,
+            **narrowing):  # fmt: skip
     """What the requantiser makes of (sum, multiplier, shift), a case a cycle, shifts to the left folded."""
     rng = random.Random(seed)
     dut = Requantiser(
         accumulator_bits=accumulator_bits, bias_bits=bias_bits, window_bits=window_bits,
-        multiplier_bits=multiplier_bits, hard=hard, primitives="portable", **narrowing,
+        windows=windows, multiplier_bits=multiplier_bits, hard=hard, primitives="portable", **narrowing,
     )  # fmt: skip
-    latency, delay = dut.latency(window_bits), dut.scale_delay
+    latency, delay = dut.latency(window_bits, *windows), dut.scale_delay
     low, high = -(1 << accumulator_bits - 1), (1 << accumulator_bits - 1) - 1
     bias_low, bias_high = -(1 << bias_bits - 1), (1 << bias_bits - 1) - 1
     accs = [rng.randint(max(low, total - bias_high), min(high, total - bias_low)) for total, _, _ in cases]
@@ -103,6 +104,14 @@ def test_windows(window_bits):
         cases.append((total, rng.randint(1 << 30, (1 << 31) - 1), clip(8 - window_bits + rng.randint(-3, 3), -31, 2)))
     expected = check(cases, window_bits=window_bits)
     assert len(set(expected)) > 2
+
+
+def test_results_that_come_together():
+    """One with a small window among others with large ones is as late as they are."""
+    assert Requantiser.latency(8) < Requantiser.latency(32) == Requantiser.latency(8, 32, 18)
+    rng = random.Random(30)
+    cases = [(rng.randint(-200, 200), rng.randint(1 << 30, (1 << 31) - 1), rng.randint(-3, 3)) for _ in range(100)]
+    assert len(set(check(cases, window_bits=8, windows=(8, 32, 18), multiplier_bits=34))) > 50
 
 
 def test_shifts():

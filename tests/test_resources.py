@@ -10,7 +10,7 @@ import boards
 from gen.build import count
 from gen.passes import lower
 from gen.plan import plan
-from gen.resources import engines, estimate
+from gen.resources import engines, estimate, expected_clock_hz
 from gen.source import resolve
 
 DOCUMENT = (Path(__file__).parent.parent / "docs" / "resources.md").read_text(encoding="utf-8")
@@ -74,14 +74,17 @@ def test_what_costs_more(digits):
     config = plan(digits, boards.get("ulx3s"), array=(8, 4), packing=False).config
     least = estimate(config)
     for changes in (
-        {"max_pool": True}, {"residual_lanes": 1}, {"window_bits": 24}, {"depthwise_window_bits": 24},
+        {"max_pool": True}, {"residual_lanes": 1}, {"window_bits": (24,) * 4},
+        {"depthwise_window_bits": (24,) * config.depthwise_lanes},
         {"hard_lanes": 0}, {"hard_columns": ()}, {"scale_depth": 20},
     ):  # fmt: skip
         more = estimate(replace(config, **changes))
         assert more["lut"] > least["lut"] and more["ff"] > least["ff"], changes
-    without = estimate(replace(config, depthwise=False, hard_lanes=0))
-    assert without["lut"] < least["lut"] - 4000 and without["ff"] < least["ff"] - 4000
-    assert without["mult"] == least["mult"] - 8 and without["ebr"] < least["ebr"]
+    without = estimate(replace(config, depthwise_lanes=0, hard_lanes=0, depthwise_window_bits=()))
+    assert without["lut"] < least["lut"] - 3000 and without["ff"] < least["ff"] - 3000
+    assert without["mult"] == least["mult"] - 2 * config.depthwise_lanes and without["ebr"] < least["ebr"]
+    more = estimate(replace(config, depthwise_lanes=4, hard_lanes=4, depthwise_window_bits=(20,) * 4))
+    assert more["lut"] > least["lut"] + 2 * 1000 and more["mult"] == least["mult"] + 4
     one, four = (estimate(replace(config, residual_lanes=lanes)) for lanes in (1, 4))
     assert four["lut"] - least["lut"] > 2 * (one["lut"] - least["lut"])
     assert one["ebr"] > least["ebr"]
@@ -98,3 +101,9 @@ def test_engines_add_up(digits):
     assert (round(sum(lut for lut, _ in parts.values())), round(sum(ff for _, ff in parts.values()))) == (
         totals["lut"], totals["ff"],
     )  # fmt: skip
+
+
+def test_the_expected_clock():
+    """The same for all that is small, then falling, but never to nothing."""
+    clocks = [expected_clock_hz(lut, placed=True) for lut in (1_000, 20_000, 35_000, 40_000, 400_000)]
+    assert clocks[0] == clocks[1] > clocks[2] > clocks[3] > clocks[4] == expected_clock_hz(20_000, placed=False) > 0

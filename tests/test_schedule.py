@@ -218,10 +218,14 @@ class Walk:
     def read_windows(self, layer, row, stage, y, made):
         patches = patches_of(stage, self.config)
         assert (layer.mode, layer.tiles_y + 1, layer.tiles_x + 1) == (patches.mode, *patches.tiles)
+        parts = self.config.lanes // self.config.depthwise_lanes if stage.front is not None else 1
         assert (layer.beats + 1, layer.groups + 1, layer.patch_words) == (
-            patches.beats, patches.groups, patches.words,
+            patches.beats, patches.groups * parts, patches.words,
         )  # fmt: skip
         assert (layer.pad, layer.step, bool(layer.whole)) == (stage.pad, patches.step, patches.whole)
+        taps = [layer.taps] * layer.beats + [layer.last_taps]
+        assert layer.whole or sum(taps) == (9 if layer.mode == WindowMode.WIDE and stage.kernel != (1, 1) else 1)
+        assert max(taps) <= max(1, self.config.words // patches.pixels)
         assert self.config.pixels == 1 or layer.paired == (patches.pixels == 2)
         assert (layer.step == 0) == (stage.repeats > 1)
         if self.config.max_pool:
@@ -406,8 +410,8 @@ def test_patches():
     assert of(narrow, 1, 2).mode == WindowMode.WIDE  # two channels are more than a lane
     assert of(middle, 4, 2) == Patches(WindowMode.DEPTHWISE, (2, 1), 3, 1, False, 2, 1, 1)
     assert of(middle, 4, 2).cycles == 4
-    assert of(last, 4, 2) == Patches(WindowMode.WIDE, (1, 1), 3, 5, False, 3, 14, 1)
-    assert [of(last, 4, words).cycles for words in (1, 2, 3, 4, 5, 6)] == [27, 15, 9, 15, 27, 9]
+    assert of(last, 4, 2) == Patches(WindowMode.WIDE, (1, 1), 3, 5, False, 3, 14, 1, window_taps=9, taps=2)
+    assert [of(last, 4, words).cycles for words in (1, 2, 3, 4, 5, 6)] == [27, 15, 9, 9, 6, 6]
     assert [of(last, 4, words).words for words in (1, 2, 3, 4, 5, 6)] == [27, 14, 9, 7, 6, 5]
 
 
@@ -505,8 +509,8 @@ class Clockwork:
                 if layer.mode != WindowMode.RESIDUAL:
                     depthwise = layer.mode == WindowMode.DEPTHWISE
                     way = DepthwiseEngine.latency(self.config) if depthwise else Gather.latency
-                    # One register in front of the patch buffer, two within, two in the array.
-                    self.arrivals[cycle + WindowGenerator.latency + way + 5] = 1
+                    # One register in front of the patch buffer, three within, two in the array.
+                    self.arrivals[cycle + WindowGenerator.latency + way + 6] = 1
         return moves
 
     def array(self, cycle, offered):

@@ -46,18 +46,20 @@ def random_plan(seed, array, **options):
 
 
 def on_one_core(plans):
-    """The same plans, for one core that is large enough for each of them; those that add have lanes alike for it."""
-    assert len({one.config.residual_lanes for one in plans} - {0}) <= 1
+    """The same plans, for one core that is large enough for each of them; their engines have as many lanes."""
+    assert len({(one.config.residual_lanes, one.config.depthwise_lanes) for one in plans}) == 1
     largest = {
         field.name: max(getattr(one.config, field.name) for one in plans)
         for field in fields(plans[0].config)
         if field.name not in ("lanes", "words", "primitives", "hard_lanes", "hard_columns")
     }
-    largest["weight_depths"] = tuple(map(max, zip(*(one.config.weight_depths for one in plans), strict=True)))
+    for name in ("weight_depths", "window_bits", "depthwise_window_bits"):
+        largest[name] = tuple(map(max, zip(*(getattr(one.config, name) for one in plans), strict=True)))
     largest["packed_channels"] = tuple(sorted({n for one in plans for n in one.config.packed_channels}))
-    lanes = plans[0].config.lanes
-    hard = lanes if largest["multiplier_bits"] <= Requantiser.hard_multiplier_bits else 0
-    config = replace(plans[0].config, **largest, hard_lanes=hard, hard_columns=tuple(range(hard)))
+    config = plans[0].config
+    hard = largest["multiplier_bits"] <= Requantiser.hard_multiplier_bits
+    hard_lanes, hard_columns = config.depthwise_lanes * hard, tuple(range(config.lanes * hard))
+    config = replace(config, **largest, hard_lanes=hard_lanes, hard_columns=hard_columns)
     return [on_core(one, config) for one in plans]
 
 
@@ -75,44 +77,45 @@ def assert_right(report, inferences):
     assert report["inferences"] == inferences
 
 
-def sweep(seeds, array, directory):
-    """Simulate random networks one after the other, three inputs each, every second one with stalls.
+@pytest.fixture
+def sweep(monkeypatch, tmp_path):
+    """Simulate random networks on one core, three inputs each, every second one with stalls; how many there were.
 
-    Those whose residual adders have as many lanes run on one core, and with the first of them all that have none.
+    All of them have engines of so many depthwise and residual lanes, whether they suit them or not.
     """
-    made = {seed: random_plan(seed, array) for seed in seeds}
-    made = {seed: pair for seed, pair in made.items() if pair is not None}
-    kinds = sorted({planned.config.residual_lanes for planned, _ in made.values()} - {0}) or [0]
-    count = 0
-    for kind in kinds:
-        also = (kind, 0) if kind == kinds[0] else (kind,)
-        group = {seed: pair for seed, pair in made.items() if pair[0].config.residual_lanes in also}
-        plans = on_one_core([planned for planned, _ in group.values()])
-        for planned, (seed, (_, inputs)) in zip(plans, group.items(), strict=True):
+
+    def run(seeds, array, depthwise_lanes, residual_lanes):
+        lanes = dict(depthwise_lanes=depthwise_lanes, residual_lanes=residual_lanes)
+        monkeypatch.setattr("gen.plan._with_lanes", lambda _, array: replace(array, **lanes))
+        made = {seed: random_plan(seed, array) for seed in seeds}
+        made = {seed: pair for seed, pair in made.items() if pair is not None}
+        plans = on_one_core([planned for planned, _ in made.values()])
+        for planned, (seed, (_, inputs)) in zip(plans, made.items(), strict=True):
             stall = 0.0 if seed % 2 else 0.2
-            folder = directory / str(kind)
-            report = simulate(plans[0], inputs, directory=folder, load=planned, stall=stall, seed=seed)
+            report = simulate(plans[0], inputs, directory=tmp_path, load=planned, stall=stall, seed=seed)
             assert_right(report, 3)
-            count += 1
-    assert count == len(made)
-    return count
+        return len(made)
+
+    return run
 
 
-@pytest.mark.parametrize("array, first", [((8, 4), 0), ((9, 3), 1000)])
-def test_random_networks(array, first, tmp_path):
-    assert sweep(range(first, first + 10), array, tmp_path) >= 6
+@pytest.mark.parametrize(
+    "array, depthwise_lanes, residual_lanes, first", [((8, 4), 2, 4, 0), ((9, 3), 3, 1, 1000), ((8, 4), 1, 2, 1100)]
+)
+def test_random_networks(sweep, array, depthwise_lanes, residual_lanes, first):
+    assert sweep(range(first, first + 10), array, depthwise_lanes, residual_lanes) >= 6
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "array, first",
+    "array, depthwise_lanes, residual_lanes, first",
     [
-        ((1, 1), 2000), ((2, 2), 3000), ((8, 2), 4000), ((12, 3), 5000), ((4, 4), 6000), ((5, 5), 7000),
-        ((24, 6), 8000), ((8, 8), 9000), ((32, 4), 10000),
+        ((1, 1), 1, 1, 2000), ((2, 2), 1, 2, 3000), ((8, 2), 2, 1, 4000), ((12, 3), 1, 3, 5000), ((4, 4), 2, 2, 6000),
+        ((5, 5), 5, 1, 7000), ((24, 6), 3, 2, 8000), ((8, 8), 4, 8, 9000), ((32, 4), 4, 1, 10000),
     ],
 )  # fmt: skip
-def test_many_random_networks(array, first, tmp_path):
-    assert sweep(range(first, first + 60), array, tmp_path) >= 40
+def test_many_random_networks(sweep, array, depthwise_lanes, residual_lanes, first):
+    assert sweep(range(first, first + 60), array, depthwise_lanes, residual_lanes) >= 40
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +195,7 @@ def broken(planned, directory, module, old, new):
 
 def test_a_wrong_operator_is_found(pair, tmp_path):
     """One adder that subtracts: the report names the first wrong value, and what it should have been."""
-    rtl = broken(pair, tmp_path, r"\core.depthwise.lane_1", "$signed(base) + ", "$signed(base) - ")
+    rtl = broken(pair, tmp_path, r"\core.depthwise.lane_0", "$signed(base) + ", "$signed(base) - ")
     inputs = random_inputs(pair.table, 2)
     report = simulate(pair, inputs, directory=tmp_path / "out", rtl=rtl)
     assert not report["bit_exact"]
@@ -204,7 +207,6 @@ def test_a_wrong_operator_is_found(pair, tmp_path):
     assert match, report["difference"]
     values = golden.run(pair.table, inputs[0])["front"]
     y, x, c, expected, got, wrong, all_of_them = map(int, match.groups())
-    assert c % 2 == 1
     assert values[y, x, c] == expected != got
     assert 1 <= wrong <= all_of_them == values.size
 

@@ -677,7 +677,7 @@ def test_window_bits_lose_nothing():
     """Brute force over every sum: saturating to the window changes no result, and two bits less would."""
     smallest = 0
     for scaling in scalings(np.random.default_rng(4), 300):
-        bits = window_bits(scaling)
+        (bits,) = window_bits(scaling)
         total = scaling.bias + np.arange(-scaling.reach[0], scaling.reach[0] + 1)
         expected = scaling.results(total)
         saturated = np.clip(total, -(1 << bits - 1), (1 << bits - 1) - 1)

@@ -29,6 +29,7 @@ class Layer:
     results: tuple[int, int]  # rows, columns
     pad: int
     beats: int
+    taps: int  # that go on in a beat but the last
     patch_words: int
     coefficients: int
     scales: int
@@ -55,18 +56,20 @@ class Layer:
     def groups(self, config):
         return -(-self.tensor.shape[2] // config.lanes)
 
-    def pieces(self, config, number):
-        """First tap, or number of the patch word, and whether several taps go on, of each beat of window ``number``.
+    def parts(self, config):
+        """Windows for a word of results, each for a part of its channels."""
+        return config.lanes // config.depthwise_lanes if self.mode == WindowMode.DEPTHWISE else 1
 
-        Taps that go on together lie in one of the patch's groups of that many feature words.
-        """
-        if self.whole or self.beats == 1:
-            return [(beat, False) for beat in range(self.beats)]
-        count = {1: 1, 2: 2, 3: 3, 4: 2, 6: 3}[config.words]
-        groups = {}
-        for tap in range(9):
-            groups.setdefault((9 * number + tap) // count, []).append(tap)
-        return [(taps[0], len(taps) == count) for taps in groups.values()][: self.beats]
+    @property
+    def last_taps(self):
+        """Taps in the last beat: what is left of nine, or the only one."""
+        return 1 if self.whole or self.beats == self.taps == 1 else 9 - (self.beats - 1) * self.taps
+
+    @property
+    def pieces(self):
+        """First tap, or number of the patch word, and how many taps go on, of each beat of a window."""
+        counts = [self.taps] * (self.beats - 1) + [self.last_taps]
+        return list(zip(range(0, 99, self.taps), counts, strict=False))
 
 
 def random_layer(rng, config, *, written=0, **fixed):
@@ -92,8 +95,10 @@ def random_layer(rng, config, *, written=0, **fixed):
         "step": rng.choice((1, 2, 3, 3)),
         "paired": rng.randrange(config.pixels),
     } | fixed
-    several = 1, 1, {1: 9, 2: 5, 3: 3, 4: 5, 6: 3}[config.words]
-    fields.setdefault("beats", rng.choice((1, 2, 7) if fields["whole"] else several))
+    taps = 1 if fields["whole"] else rng.randint(1, min(config.words, 9))
+    several = -(-9 // taps)
+    fields.setdefault("beats", rng.choice((1, 2, 7) if fields["whole"] else (1, several, several)))
+    fields.setdefault("taps", taps if fields["beats"] == several else 1)
     rows = fields["results"][0]
     needs = []
     for _ in range(rows):
@@ -125,8 +130,8 @@ def placed(layer, config, rng, banks, base):
     top, left = -layer.padding[0], -layer.padding[1]
     fields = {
         "kind": JobKind.LAYER, "mode": layer.mode, "step": layer.step, "beats": layer.beats - 1, "whole": layer.whole,
-        "channels": 0,
-        "groups": groups - 1, "tiles_x": layer.tiles[1] - 1, "tiles_y": layer.tiles[0] - 1,
+        "taps": layer.taps, "last_taps": layer.last_taps, "channels": 0,
+        "groups": groups * layer.parts(config) - 1, "tiles_x": layer.tiles[1] - 1, "tiles_y": layer.tiles[0] - 1,
         "stride": layer.stride[1] - 1, "width": width, "height": height, "pixels": layer.results[1] - 1, "x": left,
         "column_base": left // 3 * column_pitch & mask, "column_residue": left % 3,
         "column_pitch": column_pitch, "row_pitch": row_pitch, "pad": layer.pad, "patch_words": layer.patch_words,
@@ -152,9 +157,9 @@ def placed(layer, config, rng, banks, base):
 
 
 def expected_windows(layer, config):
-    """Rows of pixels of windows: (taps, piece, several, high half, first, last, ends (2), coefficient, scale)."""
+    """Rows of pixels of windows: (taps, piece, count, high half, first, last, ends (2), coefficient, scale, part)."""
     height, width, channels = layer.tensor.shape
-    groups, lanes = layer.groups(config), config.lanes
+    groups, parts, lanes = layer.groups(config), layer.parts(config), config.lanes
     # A tensor's lanes beyond its channels are 0 in memory; a padded position has the pad in every lane.
     margin = 32
     whole = np.full((height + 2 * margin, width + 2 * margin, groups * lanes), layer.pad, np.int8)
@@ -164,22 +169,22 @@ def expected_windows(layer, config):
         pixels = []
         for column in range(layer.results[1]):
             pixel = []
-            for group in range(groups):
+            for number in range(groups * parts):
+                group, part = divmod(number, parts)
                 for tile, (down, across) in enumerate(np.ndindex(layer.tiles)):
                     y = margin + row * layer.stride[0] - layer.padding[0] + 3 * down
                     x = margin + column * layer.stride[1] - layer.padding[1] + layer.step * across
                     taps = whole[y : y + 3, x : x + 3, group * lanes : (group + 1) * lanes].reshape(9, lanes)
                     words = [packed(tap, 8) for tap in taps]
                     count = layer.tiles[0] * layer.tiles[1]
-                    pieces = layer.pieces(config, group * count + tile)
-                    assert len(pieces) == layer.beats
-                    for beat, piece in enumerate(pieces):
+                    assert len(layer.pieces) == layer.beats
+                    for beat, piece in enumerate(layer.pieces):
                         last = tile == count - 1
-                        end = last and group == groups - 1 and beat == layer.beats - 1
+                        end = last and number == groups * parts - 1 and beat == layer.beats - 1
                         patch_end = end and any(column == patch[-1] for patch in layer.patches)
                         pixel.append(
                             (words, *piece, layer.high[row], tile == 0, last, end, patch_end,
-                             layer.coefficients + group * count + tile, layer.scales + group)
+                             layer.coefficients + number * count + tile, layer.scales + number, part)
                         )  # fmt: skip
             pixels.append(pixel)
         yield pixels
@@ -209,7 +214,7 @@ async def walk(ctx, dut, config, jobs, banks, patch_words, *, seed=0, job_gap=0.
     await ctx.tick()
     ctx.set(dut.start, 0)
     reading, pending = [[0] * 9] * FeatureMemory.latency, []
-    addressed = [(0, 0)] * (DepthwiseEngine.lead + 1)
+    addressed = [(0, 0, 0)] * (DepthwiseEngine.lead + 1)
     at = ended = idle = 0
     for cycle in range(cycles):
         if len(done.offered) == at < len(jobs) and rng.random() >= job_gap:
@@ -229,15 +234,15 @@ async def walk(ctx, dut, config, jobs, banks, patch_words, *, seed=0, job_gap=0.
         addresses = ctx.get(ports["r_addr"])
         now = [bank.get(addresses >> n * config.address_bits & address_mask, 0) for n, bank in enumerate(banks)]
         reading = [*reading[1:], now]
-        addressed = [*addressed[1:], (ctx.get(dut.coefficient), ctx.get(dut.scale))]
+        addressed = [*addressed[1:], (ctx.get(dut.coefficient), ctx.get(dut.scale), ctx.get(dut.part))]
         idle += 1
         if ctx.get(dut.valid):
             idle = 0
             word, value = ctx.get(ports["control"]), ctx.get(ports["window"])
             taps = [value >> n * config.word_bits & word_mask for n in range(9)]
-            several, first, last, end, patch_end = (bool(word >> n & 1) for n in (6, 10, 11, 12, 13))
-            # Coefficient and scale addresses come before their window, for their memories' sake.
-            control = word & 63, several, word >> 7 & 7, first, last, end, patch_end
+            first, last, end, patch_end = (bool(word >> n & 1) for n in (13, 14, 15, 16))
+            # Coefficient and scale addresses, and the part, come before their window, for their memories' sake.
+            control = word & 63, word >> 6 & 15, word >> 10 & 7, first, last, end, patch_end
             done.windows.append((cycle, (taps, *control, *addressed[0])))
             done.bounds.append(ctx.get(ports["bounds"]))
             done.modes.append(ctx.get(dut.layer.mode))
@@ -334,11 +339,16 @@ def run(layers, jobs, banks, config, **conditions):
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("lanes, words, pixels", [(1, 1, 1), (2, 2, 1), (3, 3, 1), (2, 4, 1), (1, 2, 2), (3, 4, 2)])
-def test_walks(lanes, words, pixels, seed):
-    """Random tensors, kernels, strides, paddings, groups and beats, one after another in one memory."""
+@pytest.mark.parametrize(
+    "lanes, depthwise_lanes, words, pixels",
+    [(1, 1, 1, 1), (2, 2, 2, 1), (3, 3, 3, 1), (2, 1, 4, 1), (1, 1, 2, 2), (3, 1, 4, 2), (4, 2, 2, 1)],
+)
+def test_walks(lanes, depthwise_lanes, words, pixels, seed):
+    """Random tensors, kernels, strides, paddings, groups, parts and beats, one after another in one memory."""
     rng = random.Random(100 * lanes + 10 * words + seed)
-    config = small_config(lanes=lanes, words=words, pixels=pixels, feature_depth=512)
+    config = small_config(
+        lanes=lanes, depthwise_lanes=depthwise_lanes, words=words, pixels=pixels, feature_depth=512
+    )  # fmt: skip
     written = rng.choice((0, 65530))
     layers, jobs, banks = program(rng, config, 3, written=written)
     slow = seed % 2
@@ -385,9 +395,11 @@ def test_room_for_exactly_one_patch():
     assert len(walked.freed) == 16
 
 
-@pytest.mark.parametrize("words, beats", [(1, 9), (2, 5), (3, 3), (4, 5), (6, 3)])
-def test_taps_together(words, beats):
-    """Windows of odd and even number, pixel after pixel: each patch begins with its first taps together."""
+@pytest.mark.parametrize(
+    "words, taps, beats", [(1, 1, 9), (2, 2, 5), (3, 3, 3), (4, 4, 3), (4, 2, 5), (6, 6, 2), (12, 9, 1)]
+)
+def test_taps_together(words, taps, beats):
+    """Windows of odd and even number, pixel after pixel: each begins with its first taps, ends with what is left."""
     rng = random.Random(40 + words)
     config = small_config(lanes=1, words=words, feature_depth=512)
     for channels in (1, 2, 3):
@@ -395,7 +407,7 @@ def test_taps_together(words, beats):
             tensor = np.random.default_rng(channels).integers(-128, 128, (4, 5, channels), np.int8)
             fixed = {
                 "tensor": tensor, "kernel": kernel, "step": 3, "results": (2, 3), "whole": 0, "beats": beats,
-                "patch_words": 1, "mode": WindowMode.WIDE,
+                "taps": taps, "patch_words": 1, "mode": WindowMode.WIDE,
             }  # fmt: skip
             run(*program(rng, config, 1, **fixed), config, rows=(0, 99))
 
@@ -538,13 +550,13 @@ def test_gather(mode, lanes, words):
     for channels in range(1, config.narrow_channels + 1) if mode == WindowMode.NARROW else (1,):
         count = 60
         windows = rng.integers(-128, 128, (count, 9, lanes), np.int8)
-        (valid, several), ends = rng.integers(0, 2, (2, count)), rng.integers(0, 4, count)
-        together = {1: 1, 2: 2, 3: 3, 4: 2}[words]
+        valid, ends, several = rng.integers(0, 2, count), rng.integers(0, 4, count), rng.integers(1, 10, count)
+        together = words
         halves = lanes % 2 == 0 and channels <= lanes // 2
         high = rng.integers(0, 8, count) if halves and mode == WindowMode.NARROW else np.zeros(count, int)
         pieces = rng.integers(0, 9 if mode == WindowMode.WIDE else -(-9 * channels // width), count)
-        if mode == WindowMode.WIDE and together == 3:
-            pieces -= pieces % 3
+        if mode == WindowMode.WIDE:
+            pieces -= pieces % together
         dut = Gather(config)
         tail = [0] * dut.latency
         seen = drive(
@@ -553,16 +565,16 @@ def test_gather(mode, lanes, words):
                 "window": [packed(window.reshape(-1), 8) for window in windows] + tail,
                 "valid": [int(bit) for bit in valid] + tail,
                 "control": [
-                    int(piece) | int(s) << 6 | int(h) << 7 | int(e) << 12
+                    int(piece) | int(s) << 6 | int(h) << 10 | int(e) << 15
                     for piece, s, h, e in zip(pieces, several, high, ends, strict=True)
                 ] + tail,
                 "narrow": [int(mode == WindowMode.NARROW)] * (count + dut.latency),
                 "channels": [channels - 1] * (count + dut.latency),
             },
-            ["o", "o_valid", "o_several", "o_ends"],
+            ["o", "o_valid", "o_count", "o_ends"],
         )  # fmt: skip
         assert seen["o_valid"] == tail + list(valid) and seen["o_ends"][dut.latency :] == list(ends)
-        assert seen["o_several"][dut.latency :] == list(several)
+        assert seen["o_count"][dut.latency :] == list(several)
         for n in range(count):
             got = seen["o"][n + dut.latency]
             if mode == WindowMode.WIDE:
@@ -586,10 +598,11 @@ def test_gather_of_what_a_network_needs(taps, channels):
     full, part = small_config(**several), small_config(**several, gathered_taps=taps, packed_channels=channels)
     for narrow, n, words in [(1, n, -(-9 * n // 16)) for n in channels] + [(0, 1, taps)] * bool(taps):
         pieces = rng.integers(words, size=count)
+        pieces -= 0 if narrow else pieces % 2
         stimulus = {
             "window": [packed(rng.integers(-128, 128, 72), 8) for _ in range(count)],
             "valid": [1] * count,
-            "control": [int(piece) | int(rng.integers(8)) << 7 for piece in pieces],
+            "control": [int(piece) | int(rng.integers(8)) << 10 for piece in pieces],
             "narrow": [narrow] * count,
             "channels": [n - 1] * count,
         }
@@ -599,16 +612,18 @@ def test_gather_of_what_a_network_needs(taps, channels):
             assert length > 0 and (a ^ b) & (1 << 8 * int(length)) - 1 == 0
 
 
-@pytest.mark.parametrize("words, pixels", [(1, 1), (2, 1), (3, 1), (4, 1), (6, 1), (2, 2), (4, 2), (6, 2)])
+@pytest.mark.parametrize(
+    "words, pixels, taps",
+    [(1, 1, 9), (2, 1, 9), (3, 1, 9), (4, 1, 9), (6, 1, 9), (2, 2, 9), (4, 2, 9), (6, 2, 9), (4, 1, 0), (4, 2, 1)],
+)
 @pytest.mark.parametrize("seed", range(3))
-def test_patch_buffer(words, pixels, seed):
-    """Feature words join, one or a few at a time, whole words do not, patches end anywhere, the ring goes round.
+def test_patch_buffer(words, pixels, taps, seed):
+    """Feature words join, some at a time, whole words do not, patches end anywhere, the ring goes round.
 
     In a program of pairs, a patch is of two pixels, each in its half of every word, or of one alone.
     """
     rng = random.Random(10 * words + seed)
-    config = small_config(words=words, pixels=pixels, patch_depth=8)
-    together = {1: 1, 2: 2, 3: 3, 4: 2, 6: 3}[words]
+    config = small_config(words=words, pixels=pixels, gathered_taps=taps, patch_depth=8)
     dut = PatchBuffer(config)
     bits, width = config.word_bits, config.word_bits * words
     ring = [0] * 8
@@ -632,49 +647,45 @@ def test_patch_buffer(words, pixels, seed):
             address = place = begin = first = length = 0
             for _ in range(200):
                 valid, full = rng.random() < 0.7, not paired and place == 0 and rng.random() < 0.3
-                several = not full and part % together == place % together == 0 and rng.random() < 0.5
-                taken = together if several else 1
+                taken = part if full else rng.randint(1, part if taps == 9 else 1)
                 # The second pixel's patch is as long as the first's.
                 end_pixel = rng.random() < 0.3
                 if first:
                     written_so_far = (address - begin) % 8 * part + place - first
-                    several = several and written_so_far + taken <= length
-                    taken = together if several else 1
+                    taken = min(taken, length - written_so_far)
                     end_pixel = written_so_far + taken == length
                 elif paired and (address - begin) % 8 == 2:
                     end_pixel = True
                 end = end_pixel and (not paired or first > 0 or rng.random() < 0.3)
                 value = rng.getrandbits(width)
                 for port, bit in (
-                    (dut.valid, valid), (dut.several, several), (dut.full, full), (dut.ends.pixel, end_pixel),
+                    (dut.valid, valid), (dut.count, taken), (dut.full, full), (dut.ends.pixel, end_pixel),
                     (dut.ends.patch, end), (dut.data, value),
                 ):  # fmt: skip
                     ctx.set(port, bit)
                 await cycle(ctx, valid and end)
                 if not valid:
                     continue
-                written = address
-                if full:
-                    ring[address], place = value, words
-                else:
-                    count = together if several else 1
-                    mask = (1 << count * bits) - 1
-                    ring[address] = ring[address] & ~(mask << place * bits) | (value & mask) << place * bits
-                    place += count
+                for n in range(taken):
+                    if place == first + part:
+                        address, place = (address + 1) % 8, first
+                    written, mask = address, (1 << bits) - 1
+                    word = value >> n * bits & mask
+                    ring[address] = ring[address] & ~(mask << place * bits) | word << place * bits
+                    place += 1
                 if end_pixel and not end:
                     length = (address - begin) % 8 * part + place
                     address, place, first = begin, part, part
                     continue
                 if end:
                     first = 0
-                if end or place == first + part or full:
-                    address, place = (address + 1) % 8, first
                 if end:
+                    address, place = (address + 1) % 8, first
                     begin = address
                     # Read back from the cycle after ``arrived`` on: the word just closed, then any.
                     ctx.set(dut.valid, 0)
-                    await cycle(ctx)
-                    await cycle(ctx)
+                    for _ in range(3):
+                        await cycle(ctx)
                     for read in (written, rng.randrange(8)):
                         ctx.set(dut.r_addr, read)
                         for _ in range(PatchBuffer.latency):
@@ -684,4 +695,4 @@ def test_patch_buffer(words, pixels, seed):
 
     simulate(dut, bench)
     assert PatchBuffer.latency == 6
-    assert not wrong and arrivals == [False, False, *closed[:-2]]
+    assert not wrong and arrivals == [False, False, False, *closed[:-3]]
