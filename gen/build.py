@@ -259,8 +259,8 @@ def build(
     asked = _synthesise(plan, directory, steps)
     # The placer for designs whose multipliers and block RAMs have fixed places (docs/place_and_route.md).
     placer = ("--placer", "static") if plan.places_on_die.columns else ()
-    choose = partial(_route, board, directory, seeds, clock_mhz or asked.clock_mhz, clock_mhz is not None, placer)
-    best = _place_and_route(choose, seeds, steps)
+    route = partial(_route, board, directory, seeds, clock_mhz or asked.clock_mhz, clock_mhz is not None, placer)
+    best = _place_and_route(route, seeds, steps)
     pll = _fastest(board, best)
     with steps.step("pack", "bitstream"):
         config = directory / f"nextpnr-{best.seed}.config"
@@ -457,7 +457,7 @@ def _route(board: Board, directory, seeds, asked_mhz, insist, placer, seed, say)
         if watch.next_mhz is None:
             break
         failures, placed = failures + watch.routing, True
-        asked_mhz = float(achievable(board.clock_in_hz, watch.next_mhz * 1e6).clock_hz) / 1e6
+        asked_mhz = achievable(board.clock_in_hz, watch.next_mhz * 1e6).clock_mhz
     else:
         run(asked_mhz, placed_before=True)
     return Routed.from_report(seed, json.loads((directory / f"{name}.json").read_text(encoding="utf-8")))

@@ -10,6 +10,7 @@ from hw.features import FeatureMemory
 from hw.jobs import JobKind, WindowMode, layer_job, row_job, window_job_bits
 from hw.loops import Loop
 from hw.memory import FillMemory
+from hw.primitives import chosen
 from hw.requantise import ActivationBounds
 
 __all__ = ["Ends", "WindowControl", "WindowGenerator"]
@@ -272,12 +273,12 @@ class WindowGenerator(wiring.Component):
         for i in range(WINDOW):
             for j in range(WINDOW):
                 tap = WINDOW * i + j
-                banks = [self.r_data[WINDOW * ((r + i) % WINDOW) + j] for r in range(WINDOW)]
-                words = [turned[WINDOW * i + (c + j) % WINDOW] for c in range(WINDOW)]
+                banks = {r: self.r_data[WINDOW * ((r + i) % WINDOW) + j] for r in range(WINDOW)}
+                words = {c: turned[WINDOW * i + (c + j) % WINDOW] for c in range(WINDOW)}
                 kept = Signal(name=f"kept_{tap}")
-                m.d.sync += [kept.eq(kept_y[i] & kept_x[j] | peek_kept), turned[tap].eq(_one_of(banks, turn_y[tap]))]
+                m.d.sync += [kept.eq(kept_y[i] & kept_x[j] | peek_kept), turned[tap].eq(chosen(banks, turn_y[tap]))]
                 with m.If(kept):
-                    m.d.sync += self.window[tap].eq(_one_of(words, turn_x[tap]))
+                    m.d.sync += self.window[tap].eq(chosen(words, turn_x[tap]))
                 with m.Else():
                     m.d.sync += self.window[tap].eq(pads[tap].replicate(config.lanes))
 
@@ -298,8 +299,3 @@ class WindowGenerator(wiring.Component):
             ),
         ]  # fmt: skip
         return m
-
-
-def _one_of(three, index):
-    """One of three values; the last for an index beyond."""
-    return Mux(index[1], three[2], Mux(index[0], three[1], three[0]))
