@@ -696,11 +696,12 @@ def window_bits(scaling: Scaling) -> np.ndarray:
 
 
 def _window_bits(lowest, highest, results):
+    edges = [(edge, results(edge)) for edge in (lowest, highest)]
     needed = np.full(np.shape(lowest), 34)
     for bits in range(32, 2, -2):
         least, most = -(1 << bits - 1), (1 << bits - 1) - 1
         # Monotone: what agrees at both ends agrees between them.
-        same = [results(np.clip(edge, least, most)) == results(edge) for edge in (lowest, highest)]
+        same = [results(np.clip(edge, least, most)) == result for edge, result in edges]
         needed[same[0] & same[1] & (needed == bits + 2)] = bits
     if needed.max() > 32:
         raise GenError("an accumulator leaves 32 bits")
