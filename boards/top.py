@@ -90,7 +90,7 @@ class SerialBridge(wiring.Component):
         transmitter = UARTTransmitter(**self._rates)
         m.submodules.receiver = in_uart(receiver)
         m.submodules.transmitter = in_uart(transmitter)
-        # To the core from a register, for what the core does with a byte takes its time.
+        # To the core from a register, for what follows takes its time.
         m.submodules.inward = inward = AsyncFIFOBuffered(
             width=8, depth=_CROSSING_BYTES + 1, w_domain="uart", r_domain="sync"
         )

@@ -1,8 +1,8 @@
 """From a plan to a bitstream: core and top in Verilog, Yosys, nextpnr-ecp5, ecppack.
 
-The design is placed and routed (with each seed), for the clock that the plan expects, or for another that its placement
-promises. Then the PLL is set to the fastest clock that the routed design meets, up or down: its dividers are the only
-bits in which two clocks differ (the serial port runs from the board's oscillator), so nothing has to be routed again.
+The design is placed (with each seed), what is on slow paths is moved, and it is routed for the clock that it then
+promises. The PLL is set to the fastest clock that the routed design meets, up or down: its dividers are the only bits
+in which two clocks differ (the serial port runs from the board's oscillator), so nothing has to be routed again.
 """
 
 import contextlib
@@ -23,6 +23,8 @@ from gen import tools
 from gen.carry_chains import trim_carry_chains
 from gen.errors import GenError
 from gen.inputs import random_inputs
+from gen.placement import CORE_NET, Placement
+from gen.refine import refine
 from gen.steps import Steps
 from gen.waypoints import board_rows, place_waypoints
 from hw.primitives import GATED_ADDER
@@ -36,12 +38,15 @@ TOOL_LIMIT_S = 2 * 3600
 #: designs that came out needed up to 122.
 MOST_ITERATIONS = 180
 
+#: From which iteration on, how many wires may be too slow: designs that came out had 320 at most, others 920 and more.
+LATE_ITERATION, MOST_TOO_SLOW = 50, 600
+
 #: How many more wires than at the best may be wrong, overused or too slow: beyond that they only become more.
 MORE_WRONG = 1000
 
-#: How much of the clock that a placement promises may be asked for: of more, the router spoils what it could have, and
-#: of less it leaves the rest. Where it was not so, a little less than it promises is asked for next.
-REACHABLE, PROMISED_SHARE = (0.90, 1.06), 0.97
+#: How much of the clock that a placement promises is asked for: of more, the router spoils what it could have, and of
+#: less it leaves the rest.
+PROMISED_SHARE = 0.97
 
 #: What is asked for next where the router could not do it, of the clock that was asked for.
 NEXT_SHARE = 0.95
@@ -53,7 +58,7 @@ _SETTINGS = {"router2/bbMargin/x": 64, "router2/bbMargin/y": 32}
 #: What a run leaves in its folder; all of it is removed before the next.
 _PRODUCTS = (
     *("top.bit", "top.v", "top.lpf", "top.json", "core.v", "gated_adder.v", "report.json"),
-    *("yosys.log", "nextpnr.log", "nextpnr-*", "ecppack.log"),
+    *("yosys.log", "nextpnr*", "ecppack.log"),
 )
 
 #: nextpnr's names of what report.json counts.
@@ -82,23 +87,7 @@ def nextpnr_phase(line: str) -> str | None:
 
 
 class RouterWatch:
-    """Looks at nextpnr's log; calling it with a line ends the tool when another clock should be asked for.
-
-    That is when the placement promises far less or far more than is asked for, or the router makes no headway.
-
-    Parameters
-    ----------
-    asked_mhz : float
-        The core's clock as it is asked for.
-    placed_before : bool
-        Whether the placement, which is always the same, has been looked at already.
-
-    Attributes
-    ----------
-    next_mhz : float or None
-        What to ask for next, where the tool was ended.
-    routing : bool
-        Whether the placement is all right, so that it goes on to route.
+    """Looks at nextpnr's log; calling it with a line ends the tool where the router makes no headway.
 
     Raises
     ------
@@ -106,32 +95,19 @@ class RouterWatch:
         From the call.
     """
 
-    def __init__(self, asked_mhz: float, *, placed_before: bool = False):
-        self._asked_mhz = asked_mhz
-        self.next_mhz, self.routing = None, placed_before
+    def __init__(self):
         self._fewest = None
 
     def __call__(self, line: str):
-        clock = re.match(
-            rf"\w+: Max frequency for clock\s+'(?:\$glbnet\$)?{CORE_CLOCK_NET}': ([\d.]+) MHz",
-            line,
-        )
-        if clock and not self.routing:
-            promised_mhz = float(clock[1])
-            least, most = REACHABLE
-            if not least <= self._asked_mhz / promised_mhz <= most:
-                self._stop(PROMISED_SHARE * promised_mhz)
-            self.routing = True
         wrong = re.match(r"Info:\s+iter=(\d+) wires=\d+ overused=(\d+) .*tmgfail=(\d+)", line)
         if wrong:
-            count = int(wrong[2]) + int(wrong[3])
+            iteration, overused, too_slow = map(int, wrong.groups())
+            count = overused + too_slow
             self._fewest = count if self._fewest is None else min(self._fewest, count)
-            if count > self._fewest + MORE_WRONG or (count and int(wrong[1]) >= MOST_ITERATIONS):
-                self._stop(NEXT_SHARE * self._asked_mhz)
-
-    def _stop(self, next_mhz):
-        self.next_mhz = next_mhz
-        raise tools.StopTool
+            endless = iteration >= MOST_ITERATIONS and count
+            hopeless = iteration >= LATE_ITERATION and too_slow > MOST_TOO_SLOW
+            if endless or hopeless or count > self._fewest + MORE_WRONG:
+                raise tools.StopTool
 
 
 @dataclass(frozen=True)
@@ -142,8 +118,8 @@ class Routed:
     ----------
     seed : int
         nextpnr's.
-    asked_mhz, fmax_mhz : float
-        Clock of the core that was asked for, and the fastest that there is.
+    promised_mhz, asked_mhz, fmax_mhz : float
+        Clock of the core that the placement promised, that was asked for, and that was reached.
     resources : dict
         ``{lut|ff|mult|ebr: {used, available}}``.
     critical_path : dict
@@ -151,13 +127,14 @@ class Routed:
     """
 
     seed: int
+    promised_mhz: float
     asked_mhz: float
     fmax_mhz: float
     resources: dict[str, dict[str, int]]
     critical_path: dict[str, str | float]
 
     @classmethod
-    def from_report(cls, seed: int, report: dict) -> "Routed":
+    def from_report(cls, seed: int, promised_mhz: float, report: dict) -> "Routed":
         """Read nextpnr's ``--report``.
 
         Raises
@@ -165,15 +142,12 @@ class Routed:
         GenError
             If the core's clock is not in it, or another clock misses its timing.
         """
-        clock = None
         for net, result in report["fmax"].items():
-            if net.removeprefix("$glbnet$") == CORE_CLOCK_NET:
-                clock = net
-            elif result["achieved"] < result["constraint"]:
+            if net != CORE_NET and result["achieved"] < result["constraint"]:
                 raise GenError(f"clock {net} reaches {result['achieved']:.2f} MHz of {result['constraint']:.2f} MHz")
-        if clock is None:
+        if CORE_NET not in report["fmax"]:
             raise GenError(f"nextpnr reports no clock {CORE_CLOCK_NET!r}: the core holds no register")
-        edge = f"posedge {clock}"
+        edge = f"posedge {CORE_NET}"
         path = next(path["path"] for path in report["critical_paths"] if path["from"] == path["to"] == edge)
         delay = {"logic": 0.0, "routing": 0.0}
         for arc in path:
@@ -182,8 +156,9 @@ class Routed:
         utilisation = report["utilization"]
         return cls(
             seed=seed,
-            asked_mhz=report["fmax"][clock]["constraint"],
-            fmax_mhz=report["fmax"][clock]["achieved"],
+            promised_mhz=promised_mhz,
+            asked_mhz=report["fmax"][CORE_NET]["constraint"],
+            fmax_mhz=report["fmax"][CORE_NET]["achieved"],
             resources={
                 name: {"used": utilisation[cell]["used"], "available": utilisation[cell]["available"]}
                 for name, cell in _CELLS.items()
@@ -235,7 +210,7 @@ def build(
     seeds : int
         Number of nextpnr seeds to try, as many side by side as there are processors; the fastest design is kept.
     clock_mhz : float, optional
-        What nextpnr is asked for first, whatever the placement promises. Left out: what the plan expects.
+        What nextpnr is asked for, whatever the placement promises. Left out: nearly what it promises.
 
     Raises
     ------
@@ -256,11 +231,10 @@ def build(
     if verify:
         versions["verilator"] = tools.version("verilator")
         verified = _verify(plan, directory / "simulation", steps)
-    asked = _synthesise(plan, directory, steps)
+    _synthesise(plan, directory, steps)
     # The placer for designs whose multipliers and block RAMs have fixed places (docs/place_and_route.md).
     placer = ("--placer", "static") if plan.places_on_die.columns else ()
-    route = partial(_route, board, directory, seeds, clock_mhz or asked.clock_mhz, clock_mhz is not None, placer)
-    best = _place_and_route(route, seeds, steps)
+    best = _place_and_route(partial(_route, board, directory, seeds, clock_mhz, placer), seeds, steps)
     pll = _fastest(board, best)
     with steps.step("pack", "bitstream"):
         config = directory / f"nextpnr-{best.seed}.config"
@@ -275,6 +249,7 @@ def build(
         **verified,
         "clock_mhz": pll.clock_mhz,
         "clock_mhz_asked": best.asked_mhz,
+        "clock_mhz_promised": best.promised_mhz,
         "fmax_mhz": best.fmax_mhz,
         "timing_met": pll.clock_mhz <= best.fmax_mhz,
         "latency_us": latency_us,
@@ -378,10 +353,9 @@ def _verify(plan, directory, steps):
 
 
 def _synthesise(plan, directory, steps):
-    """top.json of core.v and the board's top, whose clock, which the plan expects, it returns."""
-    asked = achievable(plan.board.clock_in_hz, plan.clock_mhz_estimate * 1e6)
+    """top.json of core.v and the board's top, with the clock that the plan expects."""
     with steps.step("top", "board's Verilog"):
-        _write_top(directory, plan.board, asked)
+        _write_top(directory, plan.board, achievable(plan.board.clock_in_hz, plan.clock_mhz_estimate * 1e6))
     with steps.step("synthesis", "synthesis") as say:
 
         def on_line(line):
@@ -406,7 +380,6 @@ def _synthesise(plan, directory, steps):
         place_waypoints(top, board_rows(plan.board))
         top["settings"] = _SETTINGS
         _write(netlist, json.dumps(design))
-    return asked
 
 
 def _place_and_route(route, seeds, steps):
@@ -423,44 +396,50 @@ def _place_and_route(route, seeds, steps):
     return max((run.result() for run in runs if run.exception() is None), key=lambda routed: routed.fmax_mhz)
 
 
-def _route(board: Board, directory, seeds, asked_mhz, insist, placer, seed, say):
-    """Place and route with one seed; where one does not ``insist``, for what the placement promises."""
+def _route(board: Board, directory, seeds, clock_mhz, placer, seed, say):
+    """Place with one seed, and route, for ``clock_mhz`` or what the placement promises."""
     name = f"nextpnr-{seed}"
     label = f"seed {seed}: " if seeds > 1 else ""
-    constraints = (directory / "top.lpf").read_text(encoding="utf-8")
 
-    def run(asked_mhz, *more, placed_before):
-        """One run, which is asked for a clock of the core; what watched it."""
-        watch = RouterWatch(asked_mhz, placed_before=placed_before)
-
+    def nextpnr(stage, netlist, constraints, *more, watch=lambda line: None):
         def on_line(line):
             if phase := nextpnr_phase(line):
                 say(label + phase)
-            if more:
-                watch(line)
+            watch(line)
 
-        _write(directory / f"{name}.lpf", f'{constraints}\nFREQUENCY NET "{CORE_CLOCK_NET}" {asked_mhz:.2f} MHZ;\n')
-        arguments = [
-            *board.nextpnr_arguments,
-            *("--json", "top.json", "--lpf", f"{name}.lpf", "--seed", str(seed), *placer, "--router", "router2"),
-            *("--textcfg", f"{name}.config", "--report", f"{name}.json", "--timing-allow-fail", *more),
-        ]
-        log = "nextpnr.log" if seeds == 1 else f"{name}.log"
+        arguments = [*board.nextpnr_arguments, "--json", netlist, "--lpf", constraints, "--seed", str(seed)]
+        log = f"nextpnr-{stage}.log" if seeds == 1 else f"{name}-{stage}.log"
+        tools.run(
+            "nextpnr-ecp5",
+            [*arguments, "--timing-allow-fail", *more],
+            directory=directory, log=log, on_line=on_line, timeout_s=TOOL_LIMIT_S,
+        )  # fmt: skip
+
+    netlist, constraints = f"{name}-placed.json", f"{name}.lpf"
+    nextpnr("place", "top.json", "top.lpf", *placer, "--no-route", "--write", netlist)
+    placement = Placement(json.loads((directory / netlist).read_text(encoding="utf-8")))
+    refine(placement, lambda text: say(label + text))
+    design = placement.routable(_SETTINGS)
+    _write(directory / netlist, json.dumps(design))
+    others = [net for net in placement.clock_nets if net != CORE_NET]
+
+    def route(asked_mhz, *more, watch):
+        clocks = {CORE_NET: asked_mhz, **dict.fromkeys(others, board.clock_in_hz / 1e6)}
+        lines = [f'FREQUENCY NET "{net}" {mhz:.2f} MHZ;\n' for net, mhz in clocks.items()]
+        _write(directory / constraints, "".join(lines))
+        more = ("--textcfg", f"{name}.config", "--report", f"{name}.json", *more)
+        nextpnr("route", netlist, constraints, "--no-pack", "--no-place", "--router", "router2", *more, watch=watch)
+
+    asked_mhz = clock_mhz or achievable(board.clock_in_hz, PROMISED_SHARE * placement.clock_mhz * 1e6).clock_mhz
+    for _ in range(2):
         with contextlib.suppress(tools.StopTool):
-            tools.run("nextpnr-ecp5", arguments, directory=directory, log=log, on_line=on_line, timeout_s=TOOL_LIMIT_S)
-        return watch
-
-    # Where the router twice cannot do it, it is asked for nothing.
-    failures, placed = 0, insist
-    while failures < 2:
-        watch = run(asked_mhz, "--tmg-ripup", placed_before=placed)
-        if watch.next_mhz is None:
+            route(asked_mhz, "--tmg-ripup", watch=RouterWatch())
             break
-        failures, placed = failures + watch.routing, True
-        asked_mhz = achievable(board.clock_in_hz, watch.next_mhz * 1e6).clock_mhz
-    else:
-        run(asked_mhz, placed_before=True)
-    return Routed.from_report(seed, json.loads((directory / f"{name}.json").read_text(encoding="utf-8")))
+        asked_mhz = achievable(board.clock_in_hz, NEXT_SHARE * asked_mhz * 1e6).clock_mhz
+    else:  # where the router twice cannot do it, nothing holds it to the clock
+        route(asked_mhz, watch=lambda line: None)
+    report = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
+    return Routed.from_report(seed, placement.clock_mhz, report)
 
 
 def _fastest(board, routed):

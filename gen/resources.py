@@ -17,7 +17,7 @@ __all__ = ["RESOURCES", "engines", "estimate", "expected_clock_hz", "share"]
 RESOURCES = {"lut": "LUT4", "ff": "flip-flops", "mult": "MULT18X18D", "ebr": "block RAMs"}
 
 #: The clock that designs reach (docs/place_and_route.md), and what it falls by with each LUT beyond some number.
-_CLOCK_HZ, _HZ_PER_LUT, _LUTS_AT_NO_LOSS = 119_000_000, 900, 29_000
+_CLOCK_HZ, _HZ_PER_LUT, _LUTS_AT_NO_LOSS = 132_000_000, 300, 29_000
 
 #: The same for arrays that do not fit the rows of multipliers, on boards where they could have had fixed places; no
 #: others are expected to be slower.

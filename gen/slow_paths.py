@@ -1,109 +1,55 @@
 """Slow paths of a placed design, before it is routed: for whoever makes the clock faster.
 
-    nextpnr-ecp5 ... --no-route --write placed.json        # the other options as nextpnr.log's first line has them
-    python -m gen.slow_paths placed.json
+    nextpnr-ecp5 ... --no-route --write placed.json     # the other options as nextpnr-place.log's first line has them
+    python -m gen.slow_paths placed.json                # --refined: after what the build does next
 
-Delays are nextpnr's own prediction for an ECP5 of speed grade 6: by distance between cells, and by cell.
+Delays are nextpnr's prediction for an ECP5 of speed grade 6: by distance between cells, and by cell.
 """
 
+import argparse
 import json
 import re
-import sys
-from collections import Counter
+from collections.abc import Iterator
 from itertools import groupby
-from typing import NamedTuple
 
-__all__ = ["Path", "slow_paths"]
+import numpy as np
 
-#: Nanoseconds from the clock to a register's output, by cell; paths begin and end at these.
-_CLOCK_TO_OUTPUT = {"TRELLIS_FF": 0.52, "MULT18X18D": 0.74, "DP16KD": 0.96}
+from gen.placement import Placement
+from gen.refine import refine
 
-#: Nanoseconds a tile, and once more for the first tiles; through a LUT; along a carry chain, into it and out of it.
-_TILE, _FIRST_TILES, _LUT, _CARRY, _INTO_CARRY = 0.13, 5, 0.24, 0.07, 0.45
-
-#: Inputs of a LUT cell that lead to no output of it in the same cycle.
-_CLOCKED = ("WCK", "WRE", "CLK")
+__all__ = ["slow_paths"]
 
 
-class Path(NamedTuple):
-    """A path from a register to a register: nanoseconds, its cells, and the input port where it ends."""
-
-    delay_ns: float
-    cells: tuple[str, ...]
-    port: str
-
-
-def slow_paths(design: dict) -> list[Path]:
-    """The slowest path to every register's input, slowest first, of a placed ``design`` as nextpnr writes it."""
-    cells = {name: cell for name, cell in design["modules"]["top"]["cells"].items() if not name.startswith("$PACKER")}
-    places = {name: _place(cell) for name, cell in cells.items()}
-    driver = {
-        bit: (name, port)
-        for name, cell in cells.items()
-        for port, bits in cell["connections"].items()
-        if cell["port_directions"][port] == "output"
-        for bit in bits
-    }
-    known: dict[tuple[str, str], tuple[float, tuple[str, ...]] | None] = {}
-
-    def inputs(name):
-        cell = cells[name]
-        for port, bits in cell["connections"].items():
-            if cell["port_directions"][port] == "input" and not port.startswith(_CLOCKED):
-                yield from ((port, driver[bit]) for bit in bits if bit in driver)
-
-    def arrival(name, port):
-        """When an output settles, and the cells on the way; None where no register is behind it."""
-        kind = cells[name]["type"]
-        if kind in _CLOCK_TO_OUTPUT:
-            return _CLOCK_TO_OUTPUT[kind], (name,)
-        if kind != "TRELLIS_COMB":
-            return None
-        if (name, port) not in known:
-            known[name, port] = None  # a loop, if it comes back here
-            ways = []
-            for entry, source in inputs(name):
-                if before := arrival(*source):
-                    chained = entry == "FCI"
-                    through = _CARRY if chained and port == "FCO" else _INTO_CARRY if chained or port == "FCO" else _LUT
-                    wire = 0 if chained else _wire(places[source[0]], places[name])
-                    ways.append((before[0] + wire + through, (*before[1], name)))
-            known[name, port] = max(ways, default=None)
-        return known[name, port]
-
-    paths = []
-    for name, cell in cells.items():
-        if cell["type"] in _CLOCK_TO_OUTPUT:
-            for port, source in inputs(name):
-                if before := arrival(*source):
-                    local = port == "DI" and places[source[0]] == places[name]
-                    wire = 0 if local else _wire(places[source[0]], places[name])
-                    paths.append(Path(before[0] + wire, (*before[1], name), port))
-    return sorted(paths, reverse=True)
+def slow_paths(placement: Placement) -> Iterator[tuple[float, list[int]]]:
+    """Nanoseconds and arcs of the slowest paths, slowest first, each with an arc that none before it has."""
+    delays, told = placement.delays, set()
+    for arc in np.argsort(-delays, kind="stable").tolist():
+        if arc not in told and np.isfinite(delays[arc]):
+            path = placement.path(arc)
+            told.update(path)
+            yield float(delays[arc]), path
 
 
-def _place(cell):
-    match = re.match(r"X(\d+)/Y(\d+)/", cell["attributes"].get("NEXTPNR_BEL", ""))
-    return (int(match[1]), int(match[2])) if match else (0, 0)
-
-
-def _wire(a, b):
-    """Predicted nanoseconds of a wire between two places."""
-    across, down = (abs(p - q) for p, q in zip(a, b, strict=True))
-    return _TILE * (across + down + min(across, _FIRST_TILES) + min(down, _FIRST_TILES))
-
-
-def main(arguments):
-    """Print the slowest of the paths between any two kinds of cells, of the slowest 5,000."""
-    sys.setrecursionlimit(100_000)  # long carry chains
-    with open(arguments[0], encoding="utf-8") as file:
-        paths = slow_paths(json.load(file))
-    kinds = Counter()
-    for path in paths[:5000]:
-        kind = tuple(re.sub(r"\d+", "#", path.cells[end]) for end in (0, -1))
-        kinds[kind] += 1
-        if kinds[kind] == 1:
-            print(f"{path.delay_ns:6.2f} ns  {' -> '.join(_steps(path.cells))}.{path.port}")
+def main(arguments=None):
+    """Print the slowest path between any two kinds of cells."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("placed", help="a design as nextpnr writes it after placement")
+    parser.add_argument("--refined", action="store_true", help="move what is on slow paths first")
+    parser.add_argument("--paths", type=int, default=20, help="number of paths (%(default)s)")
+    options = parser.parse_args(arguments)
+    with open(options.placed, encoding="utf-8") as file:
+        placement = Placement(json.load(file))
+    if options.refined:
+        refine(placement)
+    told = set()
+    for delay_ns, path in slow_paths(placement):
+        cells = [placement.names[placement.arc_from[path[0]]], *(placement.names[placement.arc_cell[n]] for n in path)]
+        kind = tuple(re.sub(r"\d+", "#", cells[end]) for end in (0, -1))
+        if kind not in told:
+            told.add(kind)
+            print(f"{delay_ns:6.2f} ns  {' -> '.join(_steps(cells))}.{placement.arc_port[path[-1]]}")
+        if len(told) >= options.paths:
+            break
 
 
 def _steps(cells):
@@ -113,4 +59,4 @@ def _steps(cells):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

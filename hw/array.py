@@ -108,9 +108,11 @@ class Column(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         config = self._config
-        for name, memory in self._memories.items():
+        # A copy of the fill word for each memory: what they share in telling whether it is theirs would travel far.
+        fills = copies(m, "fill", self.fill.as_value(), len(self._memories))
+        for (name, memory), fill in zip(self._memories.items(), fills, strict=True):
             m.submodules[name] = memory
-            m.d.comb += memory.fill.eq(self.fill)
+            m.d.comb += memory.fill.eq(fill)
         m.submodules.products = products = self._products
         weights, *parameters = self._memories.values()
         m.d.comb += [weights.r_addr.eq(self.weight), products.weights.eq(weights.r_data), products.x.eq(self.x)]
@@ -385,7 +387,7 @@ class MacArray(wiring.Component):
                     (passed,) = copies(m, f"{name}_{n}", getattr(previous, name), 1)
                     m.d.comb += getattr(column, name).eq(delay(m, f"{name}_{n}", passed, config.hop - 1))
                 fill = delay(m, f"fill_{n}", *copies(m, f"fill_{n}", fill, 1), config.hop)  # it has time
-            m.d.comb += column.fill.eq(*copies(m, f"fill_column_{n}", fill, 1))
+            m.d.comb += column.fill.eq(fill)
             previous = column
             even = delay(m, f"even_{n}", column.o.as_value(), self._spread(config) - n * config.hop)
             lanes = (pixel * config.lanes + n * config.outputs for pixel in range(config.pixels))

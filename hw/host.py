@@ -1,8 +1,9 @@
 """Host port: framed and checked commands on a byte stream."""
 
-from amaranth import Cat, Module, Signal, unsigned
+from amaranth import Cat, Module, Signal, signed, unsigned
 from amaranth.lib import data, enum, stream, wiring
 from amaranth.lib.crc.catalog import CRC16_XMODEM
+from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from hw.delay import delay
@@ -12,6 +13,9 @@ __all__ = ["ACKNOWLEDGE", "REFUSE", "WORD_BYTES", "HostPort", "Operation"]
 
 #: Replies to a frame whose checks were right, and wrong.
 ACKNOWLEDGE, REFUSE = 0x06, 0x15
+
+#: Bytes of a frame's header behind its first.
+_HEADER_BYTES = 8
 
 #: Bytes of a word on the stream, little end first.
 WORD_BYTES = -(-SLICE_BITS // 8)
@@ -66,9 +70,20 @@ class HostPort(wiring.Component):
 
     def elaborate(self, platform):
         m = Module()
+        # What the state decides, and what waits for it outside, are not of the same cycle. Bytes come from registers,
+        # each with a bit that tells whether a frame may begin with it.
+        byte = data.StructLayout({"byte": 8, "begins": 1})
+        m.submodules.inward = inward = SyncFIFOBuffered(width=byte.size, depth=3)
+        m.submodules.outward = outward = SyncFIFO(width=8, depth=2)
+        begins = self.i.payload.matches(*(operation.value for operation in Operation))
+        m.d.comb += [
+            inward.w_data.eq(Cat(self.i.payload, begins)), inward.w_en.eq(self.i.valid), self.i.ready.eq(inward.w_rdy),
+        ]  # fmt: skip
+        wiring.connect(m, outward.r_stream, wiring.flipped(self.o))
+        i, o, arriving = inward.r_stream, outward.w_stream, data.View(byte, inward.r_data)
         header = Signal(
             data.StructLayout(
-                {"count": unsigned(16), "address": unsigned(16), "select": unsigned(16), "operation": unsigned(8)}
+                dict.fromkeys(("check", "count", "address", "select"), unsigned(16)) | {"operation": unsigned(8)}
             )
         )
         m.submodules.checker = checker = CRC16_XMODEM(data_width=8).create()
@@ -76,38 +91,42 @@ class HostPort(wiring.Component):
         crc = Signal(data.StructLayout({"start": 1, "valid": 1, "data": 8}))
         checked = data.View(crc.shape(), delay(m, "crc", crc.as_value(), 1))
         m.d.comb += [getattr(checker, name).eq(checked[name]) for name in ("start", "valid", "data")]
-        counter = Signal(range(self._read_cycles + 16))
+        # Two less than what is to come: the sign tells the last.
+        counter = Signal(signed(1 + (self._read_cycles + 16).bit_length()))
+        last = counter[-1]
         word = Signal(8 * WORD_BYTES, reset_less=True)
-        more = Signal()  # whether header.count is not 0
+        # Where the next word goes or comes from; one less than the words to come, whose sign tells that there are none.
+        address, left = Signal(16), Signal(signed(17))
+        more = ~left[-1]
         cycles = Signal(32)
-        received = self.i.valid & self.i.ready
-        sent = self.o.valid & self.o.ready
+        received = i.valid & i.ready
+        sent = o.valid & o.ready
         m.d.comb += [
-            self.peek_address.eq(header.address), self.peek_select.eq(header.select),
-            self.fill.select.eq(header.select), self.fill.address.eq(header.address), self.fill.data.eq(word),
+            self.peek_address.eq(address), self.peek_select.eq(header.select),
+            self.fill.select.eq(header.select), self.fill.address.eq(address), self.fill.data.eq(word),
         ]  # fmt: skip
 
         with m.FSM():
             with m.State("idle"):
-                m.d.comb += [self.i.ready.eq(1), crc.start.eq(~received)]
-                known = [operation.value for operation in Operation]
-                with m.If(received & self.i.payload.matches(*known)):
-                    m.d.comb += [crc.data.eq(self.i.payload), crc.valid.eq(1)]
-                    m.d.sync += [header.operation.eq(self.i.payload), counter.eq(7)]
+                m.d.comb += [i.ready.eq(1), crc.start.eq(~received)]
+                with m.If(received & arriving.begins):
+                    m.d.comb += [crc.data.eq(arriving.byte), crc.valid.eq(1)]
+                    m.d.sync += [header.operation.eq(arriving.byte), counter.eq(_HEADER_BYTES - 2)]
                     m.next = "header"
             with m.State("header"):
-                m.d.comb += [self.i.ready.eq(1), crc.data.eq(self.i.payload), crc.valid.eq(received)]
+                m.d.comb += [i.ready.eq(1), crc.data.eq(arriving.byte), crc.valid.eq(received)]
                 with m.If(received):
                     m.d.sync += counter.eq(counter - 1)
-                    with m.If(counter >= 2):
-                        m.d.sync += header.as_value()[:48].eq(Cat(self.i.payload, header.as_value()[:40]))
-                    with m.If(counter == 0):
+                    m.d.sync += header.as_value()[:64].eq(Cat(arriving.byte, header.as_value()[:56]))
+                    with m.If(last):
                         m.next = "header received"
             with m.State("header received"):
                 m.next = "header checked"
             with m.State("header checked"):
                 m.d.comb += crc.start.eq(1)
-                m.d.sync += [counter.eq(WORD_BYTES - 1), cycles.eq(0), more.eq(header.count != 0)]
+                m.d.sync += [
+                    counter.eq(WORD_BYTES - 2), cycles.eq(0), address.eq(header.address), left.eq(header.count - 1),
+                ]  # fmt: skip
                 with m.If(~checker.match_detected):
                     m.next = "refuse"
                 with m.Else(), m.Switch(header.operation):
@@ -120,26 +139,23 @@ class HostPort(wiring.Component):
                         m.next = "acknowledge"
 
             with m.State("write"):
-                m.d.comb += [self.i.ready.eq(more), crc.data.eq(self.i.payload), crc.valid.eq(received)]
+                m.d.comb += [i.ready.eq(more), crc.data.eq(arriving.byte), crc.valid.eq(received)]
                 with m.If(~more):
-                    m.d.sync += counter.eq(1)
+                    m.d.sync += counter.eq(0)
                     m.next = "write check"
                 with m.Elif(received):
-                    m.d.sync += [counter.eq(counter - 1), word.eq(Cat(word[8:], self.i.payload))]
-                    with m.If(counter == 0):
+                    m.d.sync += [counter.eq(counter - 1), word.eq(Cat(word[8:], arriving.byte))]
+                    with m.If(last):
                         m.next = "fill"
             with m.State("fill"):
                 m.d.comb += self.fill.write.eq(1)
-                m.d.sync += [
-                    header.address.eq(header.address + 1), header.count.eq(header.count - 1),
-                    more.eq(header.count != 1), counter.eq(WORD_BYTES - 1),
-                ]  # fmt: skip
+                m.d.sync += [address.eq(address + 1), left.eq(left - 1), counter.eq(WORD_BYTES - 2)]
                 m.next = "write"
             with m.State("write check"):
-                m.d.comb += [self.i.ready.eq(1), crc.data.eq(self.i.payload), crc.valid.eq(received)]
+                m.d.comb += [i.ready.eq(1), crc.data.eq(arriving.byte), crc.valid.eq(received)]
                 with m.If(received):
                     m.d.sync += counter.eq(counter - 1)
-                    with m.If(counter == 0):
+                    with m.If(last):
                         m.next = "write received"
             with m.State("write received"):
                 m.next = "written"
@@ -154,12 +170,12 @@ class HostPort(wiring.Component):
                     m.next = "acknowledge"
 
             with m.State("refuse"):
-                m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(REFUSE), crc.start.eq(1)]
+                m.d.comb += [o.valid.eq(1), o.payload.eq(REFUSE), crc.start.eq(1)]
                 with m.If(sent):
                     m.next = "idle"
             with m.State("acknowledge"):
-                m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(ACKNOWLEDGE), crc.start.eq(1)]
-                m.d.sync += counter.eq(self._read_cycles)
+                m.d.comb += [o.valid.eq(1), o.payload.eq(ACKNOWLEDGE), crc.start.eq(1)]
+                m.d.sync += counter.eq(self._read_cycles - 1)
                 with m.If(sent), m.Switch(header.operation):
                     with m.Case(Operation.WRITE):
                         m.next = "idle"
@@ -171,7 +187,7 @@ class HostPort(wiring.Component):
                             m.d.sync += word.eq(self._digest)
                         with m.Else():
                             m.d.sync += word.eq(cycles)
-                        m.d.sync += [header.count.eq(1), more.eq(1), counter.eq(3)]
+                        m.d.sync += [left.eq(-1), counter.eq(2)]
                         m.next = "send"
 
             with m.State("read"):
@@ -179,26 +195,24 @@ class HostPort(wiring.Component):
                 m.d.sync += counter.eq(counter - 1)
                 with m.If(~more):
                     m.next = "send check"
-                    m.d.sync += counter.eq(1)
-                with m.Elif(counter == 0):
-                    m.d.sync += [word.eq(self.peek_data), counter.eq(WORD_BYTES - 1)]
+                    m.d.sync += counter.eq(0)
+                with m.Elif(last):
+                    m.d.sync += [word.eq(self.peek_data), counter.eq(WORD_BYTES - 2)]
+                    m.d.sync += [address.eq(address + 1), left.eq(left - 1)]
                     m.next = "send"
             with m.State("send"):
-                m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(word[:8]), crc.data.eq(word[:8]), crc.valid.eq(sent)]
+                m.d.comb += [o.valid.eq(1), o.payload.eq(word[:8]), crc.data.eq(word[:8]), crc.valid.eq(sent)]
                 with m.If(sent):
                     m.d.sync += [word.eq(word >> 8), counter.eq(counter - 1)]
-                    with m.If(counter == 0):
-                        m.d.sync += [
-                            header.address.eq(header.address + 1), header.count.eq(header.count - 1),
-                            more.eq(header.count != 1), counter.eq(self._read_cycles),
-                        ]  # fmt: skip
+                    with m.If(last):
+                        m.d.sync += counter.eq(self._read_cycles - 1)
                         m.next = "read"
             with m.State("send check"):
                 check = Cat(checker.crc[8:], checker.crc[:8])
-                m.d.comb += [self.o.valid.eq(1), self.o.payload.eq(check.word_select(~counter[0], 8))]
+                m.d.comb += [o.valid.eq(1), o.payload.eq(check.word_select(last, 8))]
                 with m.If(sent):
                     m.d.sync += counter.eq(counter - 1)
-                    with m.If(counter == 0):
+                    with m.If(last):
                         m.d.comb += crc.start.eq(1)
                         m.next = "idle"
         return m

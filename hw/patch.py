@@ -59,27 +59,40 @@ class PatchBuffer(wiring.Component):
         valid, full, count, *rest = (delay(m, name, getattr(self, name), 1, reset_less=False) for name in names)
         paired, half = rest[0] if rest else Const(0), words // 2
         ends = data.View(Ends, delay(m, "ends", self.ends.as_value(), 1))
-        values = delay(m, "data", self.data, 2)
+        values = delay(m, "data", self.data, 3)
 
-        # Where the next feature word goes: in which patch word, how far in the pixel's part of it, and which part.
-        address, begin = Signal.like(self.r_addr), Signal.like(self.r_addr)
+        # How far feature words reach in the pixel's part of a patch word, and which part that is.
         offset, second = Signal(range(words)), Signal()
         part = Mux(paired, half, words)
         reached = Signal(range(2 * words + 1))
-        beyond, full_up = reached > part, reached >= part
+        full_up = reached >= part
         m.d.comb += reached.eq(offset + Mux(full, words, count))
-        following = address + 1 + beyond
         with m.If(valid):
-            with m.If(ends.patch):
-                m.d.sync += [address.eq(following), begin.eq(following), offset.eq(0), second.eq(0)]
-            with m.Elif(ends.pixel):
-                m.d.sync += [address.eq(begin), offset.eq(0), second.eq(1)]
-            with m.Else():
-                m.d.sync += [address.eq(address + full_up), offset.eq(reached - Mux(full_up, part, 0))]
-        with m.If(self.start):
-            m.d.sync += [address.eq(0), begin.eq(0), offset.eq(0), second.eq(0)]
+            m.d.sync += [offset.eq(reached - Mux(full_up, part, 0)), second.eq(second | ends.pixel)]
+            with m.If(ends.patch | ends.pixel):
+                m.d.sync += offset.eq(0)
+        with m.If(self.start | (valid & ends.patch)):
+            m.d.sync += [offset.eq(0), second.eq(0)]
         m.d.sync += self.arrived.eq(delay(m, "ended", valid & ends.patch, 1, reset_less=False))
 
+        def later(name, value):
+            """A cycle later, when it is known in which patch word they begin."""
+            return delay(m, name, value, 1, reset_less=False)
+
+        address, begin = Signal.like(self.r_addr), Signal.like(self.r_addr)
+        going, fuller, reset = later("going", valid), later("full_up", full_up), later("reset", self.start)
+        patch_ends, pixel_ends = later("patch_ends", ends.patch), later("pixel_ends", ends.pixel)
+        following = address + 1 + later("beyond", reached > part)
+        with m.If(going & patch_ends):
+            m.d.sync += [address.eq(following), begin.eq(following)]
+        with m.Elif(going & pixel_ends):
+            m.d.sync += address.eq(begin)
+        with m.Elif(going):
+            m.d.sync += address.eq(address + fuller)
+        with m.If(reset):
+            m.d.sync += [address.eq(0), begin.eq(0)]
+
+        whole, many = later("whole", full), later("many", count)
         r_addr = delay(m, "r_addr", self.r_addr, 2)  # the array is far away
         read = []
         for n in range(words):
@@ -88,18 +101,19 @@ class PatchBuffer(wiring.Component):
             )
             # Which of the words that come goes here, and whether the patch word is full before it is its turn.
             here = Mux(paired, n % half, n) if half else n
-            later = here < offset
-            number = (here + Mux(later, part, 0) - offset)[: max(1, (words - 1).bit_length())]
-            ours = ~paired | (second == int(n >= half))
-            enable = valid & ours & (full | (number < count))
-            number, enable, at = (
-                delay(m, f"{name}_{n}", value, 1, reset_less=False)
-                for name, value in (("number", number), ("enable", enable), ("at", (address + later)[: len(address)]))
+            wraps = here < offset
+            number = (here + Mux(wraps, part, 0) - offset)[: max(1, (words - 1).bit_length())]
+            ours = valid & (~paired | (second == int(n >= half)))
+            number, wraps, ours = (
+                later(f"{name}_{n}", value) for name, value in (("number", number), ("wraps", wraps), ("ours", ours))
             )
             choices = {k: values[k * config.word_bits :][: config.word_bits] for k in sorted({*range(most), n})}
             m.d.comb += [
-                ram.w_addr.eq(at), ram.w_en.eq(enable), ram.w_data.eq(chosen(choices, number)), ram.r_addr.eq(r_addr)
-            ]  # fmt: skip
+                ram.w_addr.eq(later(f"at_{n}", (address + wraps)[: len(address)])),
+                ram.w_en.eq(later(f"enable_{n}", ours & (whole | (number < many)))),
+                ram.w_data.eq(chosen(choices, later(f"choice_{n}", number))),
+                ram.r_addr.eq(r_addr),
+            ]
             read.append(ram.r_data)
         m.d.comb += self.r_data.eq(delay(m, "r_data", Cat(read), 1))
         return m

@@ -8,6 +8,7 @@ import textwrap
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from placed_designs import cell, design
 
 import boards
 from boards.pll import achievable
@@ -16,6 +17,7 @@ from gen import build as building
 from gen import tools
 from gen.build import Routed, RouterWatch, build, count, nextpnr_phase, retune, yosys_phase
 from gen.errors import GenError
+from gen.placement import Placement
 from gen.table import Layer, Quantization, Table, TensorType
 from hw.places import CORE_ANYWHERE
 
@@ -150,13 +152,29 @@ else:
 """
 
 
-def nextpnr(body):
-    """A nextpnr whose ``body`` sets ``report``, and may look at ``seed`` and ``args``."""
+def placed(tiles):
+    """A placed design of two multipliers so many tiles apart."""
+    return design(
+        a=cell("MULT18X18D", "X2/Y10/MULT18_0", P0=2), b=cell("MULT18X18D", f"X{2 + tiles}/Y10/MULT18_1", A0=2),
+        c=cell("TRELLIS_FF", "X9/Y9/SLICEA.FF0", Q=3),
+    )  # fmt: skip
+
+
+def nextpnr(body, *, tiles=84):
+    """A nextpnr whose ``body``, which routes, sets ``report``, and may look at ``seed`` and ``args``.
+
+    Its placement is that of two multipliers so many tiles apart.
+    """
     program = f"""
         if args == ["--version"]:
             print('"nextpnr-ecp5" -- Next Generation Place and Route (Version nextpnr-7.6.5)', file=sys.stderr)
             sys.exit()
         seed = int(args[args.index("--seed") + 1])
+        if "--write" in args:
+            assert "--no-route" in args
+            pathlib.Path(args[args.index("--write") + 1]).write_text(json.dumps({placed(tiles)!r}))
+            sys.exit()
+        assert "--no-pack" in args and "--no-place" in args
         @BODY@
         pathlib.Path(args[args.index("--textcfg") + 1]).write_text({CONFIG!r})
         pathlib.Path(args[args.index("--report") + 1]).write_text(json.dumps(report))
@@ -200,53 +218,35 @@ def router_line(iteration, overused, failed):
     return f"Info:     iter={iteration} wires=4000 overused={overused} overuse=9 tmgfail={failed} archfail=NA\n"
 
 
-def clock_line(mhz, asked):
-    return f"Info: Max frequency for clock    '$glbnet$core_clk': {mhz:.2f} MHz (PASS at {asked:.2f} MHz)\n"
-
-
 def test_router_watch_ends_an_endless_repair_of_timing():
-    watch = RouterWatch(110)
-    watch("Info: Max frequency for clock '$glbnet$clock_pin.i': 20.00 MHz (FAIL at 25.00 MHz)\n")
-    assert not watch.routing
-    watch(clock_line(112.3, 110))
+    watch = RouterWatch()
     for iteration in range(1, building.MOST_ITERATIONS):
         watch(router_line(iteration, 1 + iteration % 7, iteration % 400))
     watch("Info: something else\n")
     watch(router_line(building.MOST_ITERATIONS, 0, 0))
-    assert watch.next_mhz is None
     with pytest.raises(tools.StopTool):
         watch(router_line(building.MOST_ITERATIONS, 1, 0))
-    assert watch.next_mhz == pytest.approx(104.5) and watch.routing
+
+
+def test_router_watch_ends_what_is_far_too_slow_for_long():
+    watch = RouterWatch()
+    watch(router_line(building.LATE_ITERATION - 1, 5, building.MOST_TOO_SLOW + 1))
+    watch(router_line(building.LATE_ITERATION, 700, building.MOST_TOO_SLOW))
+    with pytest.raises(tools.StopTool):
+        watch(router_line(building.LATE_ITERATION, 5, building.MOST_TOO_SLOW + 1))
 
 
 def test_router_watch_ends_what_only_becomes_worse():
-    watch = RouterWatch(110)
+    watch = RouterWatch()
     for overused, failed in ((5000, 0), (40, 10), (1000, 50), (50 + building.MORE_WRONG, 0)):
         watch(router_line(1, overused, failed))
     with pytest.raises(tools.StopTool):
         watch(router_line(1, 50 + building.MORE_WRONG, 1))
-    assert watch.next_mhz == pytest.approx(104.5)
-
-
-@pytest.mark.parametrize("promised", [103.7, 122.3])
-def test_router_watch_ends_what_the_placement_makes_another(promised):
-    watch = RouterWatch(110)
-    with pytest.raises(tools.StopTool):
-        watch(clock_line(promised, 110))
-    assert watch.next_mhz == pytest.approx(promised * 0.97) and not watch.routing
-
-
-@pytest.mark.parametrize("promised", [103.8, 122.2])
-def test_router_watch_lets_a_placement_be_routed(promised):
-    watch = RouterWatch(110)
-    watch(clock_line(promised, 110))
-    watch(clock_line(50, 110))  # after routing
-    assert watch.next_mhz is None and watch.routing
 
 
 def test_routed_reads_the_cores_clock_path_and_cells():
-    routed = Routed.from_report(3, make_report(123.4))
-    assert (routed.seed, routed.asked_mhz, routed.fmax_mhz) == (3, 110, 123.4)
+    routed = Routed.from_report(3, 130.5, make_report(123.4))
+    assert (routed.seed, routed.promised_mhz, routed.asked_mhz, routed.fmax_mhz) == (3, 130.5, 110, 123.4)
     assert routed.resources == {
         "lut": {"used": 7, "available": 83640},
         "ff": {"used": 8, "available": 83640},
@@ -264,9 +264,9 @@ def test_routed_reads_the_cores_clock_path_and_cells():
 
 def test_routed_refuses_a_slow_serial_port_and_a_missing_clock():
     with pytest.raises(GenError, match=r"^clock \$glbnet\$i reaches 24.90 MHz of 25.00 MHz$"):
-        Routed.from_report(1, make_report(serial_mhz=24.9))
+        Routed.from_report(1, 110, make_report(serial_mhz=24.9))
     with pytest.raises(GenError, match="^nextpnr reports no clock 'core_clk'"):
-        Routed.from_report(1, make_report(core_net="other_clk"))
+        Routed.from_report(1, 110, make_report(core_net="other_clk"))
 
 
 def test_retune_changes_the_five_words_of_the_pll():
@@ -313,17 +313,17 @@ def test_the_clock_is_the_fastest_that_the_routed_design_meets(fake_tools, tmp_p
     left = {path.name for path in directory.iterdir()}
     assert left == {
         *("core.v", "gated_adder.v", "top.v", "top.lpf", "top.bit", "report.json"),
-        *("yosys.log", "nextpnr.log", "ecppack.log"),
+        *("yosys.log", "nextpnr-place.log", "nextpnr-route.log", "ecppack.log"),
     }
 
 
 def test_nets_may_go_round_a_crowd(fake_tools, tmp_path):
-    """The netlist that is placed and routed carries the router's settings: nextpnr has no option for them."""
+    """The placed netlist carries the router's settings: nextpnr has no option for them."""
     settings = {"router2/bbMargin/x": 64, "router2/bbMargin/y": 32}
     body = f"""
 report = {make_report()!r}
 design = json.loads(pathlib.Path(args[args.index("--json") + 1]).read_text())
-if design["modules"]["top"] != {{"cells": {{}}, "ports": {{}}, "settings": {settings!r}}}:
+if design["modules"]["top"]["settings"] != {settings!r}:
     sys.exit("ERROR: other settings")
 """
     fake_tools("nextpnr-ecp5", nextpnr(body))
@@ -376,27 +376,24 @@ def test_the_best_of_several_seeds_is_kept(fake_tools, tmp_path):
     fake_tools("nextpnr-ecp5", nextpnr(f"report = {reports!r}.get(seed) or sys.exit('ERROR: seed 3 does not route')"))
     report = build(make_plan(), directory=tmp_path, verify=False, seeds=4)
     assert (report["seed"], report["fmax_mhz"]) == (2, 131.0)
-    assert "seed 3 does not route" in (tmp_path / "nextpnr-3.log").read_text()
+    assert "seed 3 does not route" in (tmp_path / "nextpnr-3-route.log").read_text()
 
 
 @pytest.mark.parametrize(
-    ("promised", "routable", "asked"),
+    ("tiles", "routable", "asked"),
     (
-        (113.0, 115.0, [110.0]),
-        (103.9, 115.0, [110.0]),
-        (103.0, 115.0, [110.0, 98.44]),  # the placement rules it out: the PLL's next clock
-        (130.0, 132.0, [110.0, 125.0]),  # it could do more
-        (120.0, 105.0, [110.0, 104.17]),  # the router cannot do it
-        (130.0, 120.0, [110.0, 125.0, 118.75]),
-        (113.0, 94.0, [110.0, 104.17, "98.44 at most"]),
-        (100.0, 80.0, [110.0, 96.88, 91.67, "86.11 at most"]),
+        (84, 130.0, [115.0]),  # 97 % of 118.8: the PLL's next clock
+        (98, 130.0, [100.0]),
+        (84, 110.0, [115.0, 108.93]),  # the router cannot do it
+        (84, 90.0, [115.0, 108.93, "103.12 at most"]),
     ),
 )
-def test_what_is_asked_for_follows_placement_and_router(fake_tools, tmp_path, promised, routable, asked):
-    asking(fake_tools, promised, routable)
+def test_what_is_asked_for_follows_placement_and_router(fake_tools, tmp_path, tiles, routable, asked):
+    asking(fake_tools, tiles, routable)
     report = build(make_plan(), directory=tmp_path, verify=False)
     assert (tmp_path / "asked").read_text().splitlines() == [str(mhz) for mhz in asked]
     assert (report["fmax_mhz"], str(report["clock_mhz_asked"])) == (97.0, str(asked[-1]).removesuffix(" at most"))
+    assert report["clock_mhz_promised"] == pytest.approx(Placement(placed(tiles)).clock_mhz)
 
 
 @pytest.mark.parametrize(
@@ -405,27 +402,26 @@ def test_what_is_asked_for_follows_placement_and_router(fake_tools, tmp_path, pr
 )
 def test_a_clock_to_insist_on(fake_tools, tmp_path, routable, asked):
     """Whatever the placement promises; but the router may not do it."""
-    asking(fake_tools, 90.0, routable)
+    asking(fake_tools, 100, routable)
     build(make_plan(), directory=tmp_path, verify=False, clock_mhz=119)
     assert (tmp_path / "asked").read_text().splitlines() == [str(mhz) for mhz in asked]
 
 
-def asking(fake_tools, promised, routable):
-    """A nextpnr that promises a clock, routes up to another, and leaves what it was asked for in ``asked``."""
+def asking(fake_tools, tiles, routable):
+    """A nextpnr that routes up to a clock, and leaves what it was asked for in ``asked``."""
     body = f"""
 report = {make_report(97.0)!r}
 lines = open(args[args.index("--lpf") + 1]).read().splitlines()
-asked, = (float(line.split()[3]) for line in lines if line.startswith('FREQUENCY NET "core_clk" '))
+asked, = (float(line.split()[3]) for line in lines if line.startswith('FREQUENCY NET "$glbnet$core_clk" '))
 report["fmax"]["$glbnet$core_clk"]["constraint"] = asked
 ripup = "--tmg-ripup" in args
 open("asked", "a").write(f"{{asked}}{{'' if ripup else ' at most'}}\\n")
-print(f"Info: Max frequency for clock '$glbnet$core_clk': {promised:.2f} MHz (FAIL at {{asked:.2f}} MHz)", flush=True)
 iteration = 0
 while ripup and asked > {routable}:
     iteration += 1
     print(f"Info:     iter={{iteration}} wires=1 overused=0 overuse=0 tmgfail=1", flush=True)
 """
-    fake_tools("nextpnr-ecp5", nextpnr(body))
+    fake_tools("nextpnr-ecp5", nextpnr(body, tiles=tiles))
 
 
 @pytest.mark.parametrize(
@@ -438,8 +434,8 @@ while ripup and asked > {routable}:
         ),
         (
             "nextpnr-ecp5",
-            nextpnr("print('ERROR: no room'); sys.exit(3)"),
-            r"^nextpnr-ecp5 failed with exit status 3; its log is .*/nextpnr.log\n  ERROR: no room$",
+            "print('ERROR: no room'); sys.exit(3)",
+            r"^nextpnr-ecp5 failed with exit status 3; its log is .*/nextpnr-place.log\n  ERROR: no room$",
         ),
         (
             "nextpnr-ecp5",
@@ -583,7 +579,8 @@ def test_bitstream(tmp_path, name, bel):
     bitstream = (tmp_path / "top.bit").read_bytes()
     assert f"Part: {board.device}-6CABGA381".encode() in bitstream
     assert b"\xe2\0\0\0" + board.idcode.to_bytes(4, "big") in bitstream
-    assert f"'pll' is constrained to {board.clock_in_hz / 1e6:.1f} MHz" in (tmp_path / "nextpnr.log").read_text()
+    log = (tmp_path / "nextpnr-place.log").read_text()
+    assert f"'pll' is constrained to {board.clock_in_hz / 1e6:.1f} MHz" in log
 
 
 @pytest.mark.synth
