@@ -44,12 +44,12 @@ LATE_ITERATION, MOST_TOO_SLOW = 50, 600
 #: How many more wires than at the best may be wrong, overused or too slow: beyond that they only become more.
 MORE_WRONG = 1000
 
-#: How much of the clock that a placement promises is asked for: of more, the router spoils what it could have, and of
-#: less it leaves the rest.
-PROMISED_SHARE = 0.97
+#: How much of the clock that a placement promises is asked for, and how much at most: of more, the router spoils what
+#: it could have, and of less it leaves the rest.
+PROMISED_SHARE, MOST_ASKED_MHZ = 0.97, 135.0
 
-#: What is asked for next where the router could not do it, of the clock that was asked for.
-NEXT_SHARE = 0.95
+#: What is asked for next where the router could not do it, of the clock that was asked for; and how often.
+NEXT_SHARE, TRIES = 0.94, 4
 
 #: Settings of nextpnr that no option sets. A net may go this many tiles beyond the box around its pins, half of the
 #: 85F; with 3, as it would be, nets in a crowd cannot go round it.
@@ -430,13 +430,14 @@ def _route(board: Board, directory, seeds, clock_mhz, placer, seed, say):
         more = ("--textcfg", f"{name}.config", "--report", f"{name}.json", *more)
         nextpnr("route", netlist, constraints, "--no-pack", "--no-place", "--router", "router2", *more, watch=watch)
 
-    asked_mhz = clock_mhz or achievable(board.clock_in_hz, PROMISED_SHARE * placement.clock_mhz * 1e6).clock_mhz
-    for _ in range(2):
+    promised_mhz = min(PROMISED_SHARE * placement.clock_mhz, MOST_ASKED_MHZ)
+    asked_mhz = clock_mhz or achievable(board.clock_in_hz, promised_mhz * 1e6).clock_mhz
+    for _ in range(TRIES):
         with contextlib.suppress(tools.StopTool):
             route(asked_mhz, "--tmg-ripup", watch=RouterWatch())
             break
         asked_mhz = achievable(board.clock_in_hz, NEXT_SHARE * asked_mhz * 1e6).clock_mhz
-    else:  # where the router twice cannot do it, nothing holds it to the clock
+    else:  # nothing holds it to the clock any more
         route(asked_mhz, watch=lambda line: None)
     report = json.loads((directory / f"{name}.json").read_text(encoding="utf-8"))
     return Routed.from_report(seed, placement.clock_mhz, report)

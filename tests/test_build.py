@@ -383,9 +383,10 @@ def test_the_best_of_several_seeds_is_kept(fake_tools, tmp_path):
     ("tiles", "routable", "asked"),
     (
         (84, 130.0, [115.0]),  # 97 % of 118.8: the PLL's next clock
+        (60, 140.0, [135.0]),  # of 150.1, no more than that
         (98, 130.0, [100.0]),
-        (84, 110.0, [115.0, 108.93]),  # the router cannot do it
-        (84, 90.0, [115.0, 108.93, "103.12 at most"]),
+        (84, 110.0, [115.0, 107.5]),  # the router cannot do it
+        (84, 90.0, [115.0, 107.5, 100.0, 93.75, "87.5 at most"]),
     ),
 )
 def test_what_is_asked_for_follows_placement_and_router(fake_tools, tmp_path, tiles, routable, asked):
@@ -398,7 +399,7 @@ def test_what_is_asked_for_follows_placement_and_router(fake_tools, tmp_path, ti
 
 @pytest.mark.parametrize(
     ("routable", "asked"),
-    ((120.0, [119.0]), (110.0, [119.0, 112.5, "106.25 at most"])),
+    ((120.0, [119.0]), (110.0, [119.0, 110.71, 103.57])),
 )
 def test_a_clock_to_insist_on(fake_tools, tmp_path, routable, asked):
     """Whatever the placement promises; but the router may not do it."""
