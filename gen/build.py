@@ -46,7 +46,7 @@ MORE_WRONG = 1000
 
 #: How much of the clock that a placement promises is asked for, and how much at most: of more, the router spoils what
 #: it could have, and of less it leaves the rest.
-PROMISED_SHARE, MOST_ASKED_MHZ = 0.97, 135.0
+PROMISED_SHARE, MOST_ASKED_MHZ = 0.97, 125.0
 
 #: What is asked for next where the router could not do it, of the clock that was asked for; and how often.
 NEXT_SHARE, TRIES = 0.94, 4

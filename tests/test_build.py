@@ -383,7 +383,7 @@ def test_the_best_of_several_seeds_is_kept(fake_tools, tmp_path):
     ("tiles", "routable", "asked"),
     (
         (84, 130.0, [115.0]),  # 97 % of 118.8: the PLL's next clock
-        (60, 140.0, [135.0]),  # of 150.1, no more than that
+        (60, 140.0, [125.0]),  # of 150.1, no more than that
         (98, 130.0, [100.0]),
         (84, 110.0, [115.0, 107.5]),  # the router cannot do it
         (84, 90.0, [115.0, 107.5, 100.0, 93.75, "87.5 at most"]),
