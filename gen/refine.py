@@ -98,7 +98,8 @@ def _groups(design):
     for cells in members.values():
         kinds = {design.cells[cell]["type"] for cell in cells}
         ram = any(design.cells[cell]["parameters"].get("MODE") == "DPRAM" for cell in cells)
-        if kinds <= {"TRELLIS_FF", "TRELLIS_COMB"} and not ram:
+        constant = kinds == {"TRELLIS_FF"} and any(_net(design.cells[cell], "DI") is not None for cell in cells)
+        if kinds <= {"TRELLIS_FF", "TRELLIS_COMB"} and not ram and not constant:
             groups |= dict.fromkeys(cells, _Group(design, cells, into, out))
     return groups
 
@@ -121,6 +122,11 @@ class _Sites:
                 self.take(cell)
             if data["type"] == "TRELLIS_RAMW" or data["parameters"].get("MODE") == "DPRAM":
                 self._ram.add(self._place(cell)[:2])
+        # A constant comes to a register through the LUT beside it, which therefore has to stay free.
+        luts = self._held["TRELLIS_COMB"]
+        for cell in self._keys:
+            if _net(design.cells[cell], "DI") is not None:
+                luts.setdefault(self._place(cell), cell)
         # Rows without logic are those of multipliers and block RAMs.
         self.columns = np.arange(design.x[logic].min(), design.x[logic].max() + 1)
         self.rows = np.unique(design.y[logic])

@@ -105,6 +105,27 @@ def test_half_a_slice_of_carries_is_passed_over():
     assert 40 <= placement.x[at] <= 60 and legal(placement) == []
 
 
+def test_a_constant_keeps_the_lut_beside_its_register():
+    """It comes through that LUT: the register stays, and no LUT moves to where it is."""
+    cells = chain(0)
+    cells["lut"] = cell("TRELLIS_COMB", "X12/Y11/SLICEB.K1", A=100, F=150)
+    cells["end"]["connections"]["A0"] = [150]
+    for x in range(10, 91):
+        for y in (9, 11):
+            for piece in "ABCD":
+                cells[f"one_{x}_{y}_{piece}"] = cell(
+                    "TRELLIS_FF", f"X{x}/Y{y}/SLICE{piece}.FF0", DI=99, Q=10_000 + len(cells)
+                )  # fmt: skip
+    cells["$PACKER_VCC"] = cell("TRELLIS_COMB", "X3/Y3/SLICEA.K0", F=99)
+    placement = Placement(design(**CORNERS, **rows(9, 10, 11), **cells))
+    refine(placement)
+    after = places_by_name(placement)
+    assert after["lut"] not in {place for name, place in after.items() if name.startswith("one_")}
+    assert all(
+        after[name][:2] == (int(name.split("_")[1]), int(name.split("_")[2])) for name in after if name[:4] == "one_"
+    )
+
+
 def legal(placement):
     """What is wrong with where cells stand, by the rules of the die."""
     wrong, held = [], {}
