@@ -117,6 +117,8 @@ def test_a_constant_keeps_the_lut_beside_its_register():
                     "TRELLIS_FF", f"X{x}/Y{y}/SLICE{piece}.FF0", DI=99, Q=10_000 + len(cells)
                 )  # fmt: skip
     cells["$PACKER_VCC"] = cell("TRELLIS_COMB", "X3/Y3/SLICEA.K0", F=99)
+    cells["end"]["connections"]["A1"] = cells["one_10_9_A"]["connections"]["Q"]
+    cells["end"]["port_directions"]["A1"] = "input"
     placement = Placement(design(**CORNERS, **rows(9, 10, 11), **cells))
     refine(placement)
     after = places_by_name(placement)
