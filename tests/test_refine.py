@@ -67,6 +67,11 @@ def test_a_lut_and_its_register_move_together():
     assert abs(into - out) < 0.2 and placement.delays.max() == pytest.approx(max(into, out))
 
 
+def slices(columns):
+    """Slices of the tiles above and below the multipliers' row, as column, row and letter."""
+    return itertools.product(columns, (9, 11), "ABCD")
+
+
 def places_by_name(placement):
     axes = (axis.tolist() for axis in placement.places)
     return {name: tuple(place) for name, *place in zip(placement.names, *axes, strict=True)}
@@ -77,7 +82,7 @@ def test_a_full_tile_is_passed_over():
     nets = itertools.count(3000)
     others = {
         f"other_{x}_{y}_{piece}": cell("TRELLIS_FF", f"X{x}/Y{y}/SLICE{piece}.FF0", CE=300, Q=next(nets))
-        for x in range(48, 53) for y in (9, 11) for piece in "ABCD"
+        for x, y, piece in slices(range(48, 53))
     }  # fmt: skip
     placement = Placement(design(**CORNERS, **rows(10), **chain(1, at="X12/Y11"), **others))
     refine(placement)
@@ -93,12 +98,10 @@ def test_half_a_slice_of_carries_is_passed_over():
     cells["lut"] = cell("TRELLIS_COMB", "X12/Y11/SLICEB.K1", A=100, F=150)
     cells["register"] = cell("TRELLIS_FF", "X12/Y11/SLICEB.FF1", DI=150, Q=151)
     cells["end"]["connections"]["A0"] = [151]
-    for x in range(45, 55):
-        for y in (9, 11):
-            for piece in "ABCD":
-                cells[f"carry_{x}_{y}_{piece}"] = cell(
-                    "TRELLIS_COMB", f"X{x}/Y{y}/SLICE{piece}.K0", parameters={"MODE": "CCU2"}, A=None, F=None
-                )  # fmt: skip
+    for x, y, piece in slices(range(45, 55)):
+        cells[f"carry_{x}_{y}_{piece}"] = cell(
+            "TRELLIS_COMB", f"X{x}/Y{y}/SLICE{piece}.K0", parameters={"MODE": "CCU2"}, A=None, F=None
+        )  # fmt: skip
     placement = Placement(design(**CORNERS, **rows(10), **cells))
     refine(placement)
     at = placement.names.index("lut")
@@ -110,12 +113,9 @@ def test_a_constant_keeps_the_lut_beside_its_register():
     cells = chain(0)
     cells["lut"] = cell("TRELLIS_COMB", "X12/Y11/SLICEB.K1", A=100, F=150)
     cells["end"]["connections"]["A0"] = [150]
-    for x in range(10, 91):
-        for y in (9, 11):
-            for piece in "ABCD":
-                cells[f"one_{x}_{y}_{piece}"] = cell(
-                    "TRELLIS_FF", f"X{x}/Y{y}/SLICE{piece}.FF0", DI=99, Q=10_000 + len(cells)
-                )  # fmt: skip
+    for x, y, piece in slices(range(10, 91)):
+        place = f"X{x}/Y{y}/SLICE{piece}.FF0"
+        cells[f"one_{x}_{y}_{piece}"] = cell("TRELLIS_FF", place, DI=99, Q=10_000 + len(cells))
     cells["$PACKER_VCC"] = cell("TRELLIS_COMB", "X3/Y3/SLICEA.K0", F=99)
     cells["end"]["connections"]["A1"] = cells["one_10_9_A"]["connections"]["Q"]
     cells["end"]["port_directions"]["A1"] = "input"
