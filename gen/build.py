@@ -52,8 +52,15 @@ PROMISED_SHARE, MOST_ASKED_MHZ = 0.97, 125.0
 NEXT_SHARE, TRIES = 0.94, 4
 
 #: Settings of nextpnr that no option sets. A net may go this many tiles beyond the box around its pins, half of the
-#: 85F; with 3, as it would be, nets in a crowd cannot go round it.
-_SETTINGS = {"router2/bbMargin/x": 64, "router2/bbMargin/y": 32}
+#: 85F; with 3, as it would be, nets in a crowd cannot go round it. The way that is left to go counts 60 % of what
+#: nextpnr predicts, which is twice what long wires take; with 125 %, as it would be, the first way found is taken. And
+#: where the placer has only to take places as they are, it need not anneal.
+_SETTINGS = {
+    "router2/bbMargin/x": 64,
+    "router2/bbMargin/y": 32,
+    "router2/estimateWeight": "0.6",
+    "placer1/startTemp": "0.00000001",
+}
 
 #: What a run leaves in its folder; all of it is removed before the next.
 _PRODUCTS = (
@@ -426,7 +433,8 @@ def _route(board: Board, directory, seeds, clock_mhz, placer, seed, say):
         lines = [f'FREQUENCY NET "{net}" {mhz:.2f} MHZ;\n' for net, mhz in clocks.items()]
         _write(directory / constraints, "".join(lines))
         more = ("--textcfg", f"{name}.config", "--report", f"{name}.json", *more)
-        nextpnr("route", netlist, constraints, "--no-pack", "--no-place", "--router", "router2", *more, **watch)
+        arguments = ("--no-pack", "--placer", "sa", "--router", "router2", *more)
+        nextpnr("route", netlist, constraints, *arguments, **watch)
 
     promised_mhz = min(PROMISED_SHARE * placement.clock_mhz, MOST_ASKED_MHZ)
     asked_mhz = clock_mhz or achievable(board.clock_in_hz, promised_mhz * 1e6).clock_mhz

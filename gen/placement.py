@@ -238,17 +238,21 @@ class Placement:
         return [name for name, net in nets.items() if int(net["attributes"].get("ECP5_IS_GLOBAL", "0"), 2)]
 
     def routable(self, settings: dict) -> dict:
-        """The design with its cells where they stand now, for nextpnr to route with ``--no-pack --no-place``.
+        """The design with its cells where they stand now, for nextpnr to route with ``--no-pack``.
 
         What nextpnr writes and reads back would otherwise lose inputs that nothing drives, and be packed anew at its
-        ports. ``settings`` are nextpnr's.
+        ports. Places become those that its placer has to take: of cells that have a place already when they are read,
+        nextpnr does not know yet which are carries and memory, and would let the router swap their inputs. ``settings``
+        are nextpnr's.
         """
         top = self._design["modules"]["top"]
         for number, cell in enumerate(self.cells):
+            bel = cell["attributes"].pop("NEXTPNR_BEL")
             if cell["type"] in _LOGIC:
                 slot = int(self.slot[number])
                 piece = f"SLICE{'ABCD'[slot // 2]}.{_LOGIC[cell['type']]}{slot % 2}"
-                cell["attributes"]["NEXTPNR_BEL"] = f"X{self.x[number]}/Y{self.y[number]}/{piece}"
+                bel = f"X{self.x[number]}/Y{self.y[number]}/{piece}"
+            cell["attributes"]["BEL"] = bel
         for cell in top["cells"].values():
             for port, bits in cell["connections"].items():
                 if not bits:

@@ -94,11 +94,14 @@ class HostPort(wiring.Component):
         # Two less than what is to come: the sign tells the last.
         counter = Signal(signed(1 + (self._read_cycles + 16).bit_length()))
         last = counter[-1]
+        # A byte goes as one comes: with zeros behind it, the word would get a synchronous reset that goes far.
         word = Signal(8 * WORD_BYTES, reset_less=True)
+        shifted = Cat(word[8:], arriving.byte)
         # Where the next word goes or comes from; one less than the words to come, whose sign tells that there are none.
         address, left = Signal(16), Signal(signed(17))
         more = ~left[-1]
-        cycles = Signal(32)
+        # What START and IDENTIFY answer.
+        answer = Signal(32)
         received = i.valid & i.ready
         sent = o.valid & o.ready
         m.d.comb += [
@@ -124,9 +127,11 @@ class HostPort(wiring.Component):
                 m.next = "header checked"
             with m.State("header checked"):
                 m.d.comb += crc.start.eq(1)
-                m.d.sync += [
-                    counter.eq(WORD_BYTES - 2), cycles.eq(0), address.eq(header.address), left.eq(header.count - 1),
-                ]  # fmt: skip
+                m.d.sync += [counter.eq(WORD_BYTES - 2), address.eq(header.address), left.eq(header.count - 1)]
+                with m.If(header.operation == Operation.IDENTIFY.value):
+                    m.d.sync += answer.eq(self._digest)
+                with m.Else():
+                    m.d.sync += answer.eq(0)
                 with m.If(~checker.match_detected):
                     m.next = "refuse"
                 with m.Else(), m.Switch(header.operation):
@@ -144,7 +149,7 @@ class HostPort(wiring.Component):
                     m.d.sync += counter.eq(0)
                     m.next = "write check"
                 with m.Elif(received):
-                    m.d.sync += [counter.eq(counter - 1), word.eq(Cat(word[8:], arriving.byte))]
+                    m.d.sync += [counter.eq(counter - 1), word.eq(shifted)]
                     with m.If(last):
                         m.next = "fill"
             with m.State("fill"):
@@ -165,7 +170,7 @@ class HostPort(wiring.Component):
                     m.next = "acknowledge"
 
             with m.State("run"):
-                m.d.sync += cycles.eq(cycles + 1)
+                m.d.sync += answer.eq(answer + 1)
                 with m.If(self.finished):
                     m.next = "acknowledge"
 
@@ -182,12 +187,7 @@ class HostPort(wiring.Component):
                     with m.Case(Operation.READ):
                         m.next = "read"
                     with m.Default():
-                        digest = header.operation == Operation.IDENTIFY.value
-                        with m.If(digest):
-                            m.d.sync += word.eq(self._digest)
-                        with m.Else():
-                            m.d.sync += word.eq(cycles)
-                        m.d.sync += [left.eq(-1), counter.eq(2)]
+                        m.d.sync += [word.eq(Cat(answer, word[32:])), left.eq(-1), counter.eq(2)]
                         m.next = "send"
 
             with m.State("read"):
@@ -203,7 +203,7 @@ class HostPort(wiring.Component):
             with m.State("send"):
                 m.d.comb += [o.valid.eq(1), o.payload.eq(word[:8]), crc.data.eq(word[:8]), crc.valid.eq(sent)]
                 with m.If(sent):
-                    m.d.sync += [word.eq(word >> 8), counter.eq(counter - 1)]
+                    m.d.sync += [word.eq(shifted), counter.eq(counter - 1)]
                     with m.If(last):
                         m.d.sync += counter.eq(self._read_cycles - 1)
                         m.next = "read"

@@ -126,14 +126,14 @@ class WindowGenerator(wiring.Component):
         m.d.comb += issue.eq(running & ~(patch_begins & spare[-1]))
         # A layer's own patch size counts a cycle after it is taken, long before its first pixel.
         resized, taken = (Signal(signed(len(layer.patch_words) + 1), name=name) for name in ("resized", "taken"))
-        m.d.sync += resized.eq(Mux(take_layer, layer.patch_words - next_layer.patch_words, 0))
+        m.d.sync += resized.eq(Mux(take_layer, -taken - next_layer.patch_words, 0))
         with m.If(take_layer):
             m.d.sync += taken.eq(-next_layer.patch_words)
         # Whether a patch begins is known last: it selects between two sums.
         begun, same = (spare + (self.freed + change) for change in (taken, resized))
         m.d.sync += spare.eq(Mux(issue & patch_begins, begun, same))
         with m.If(self.start):
-            m.d.sync += [spare.eq(config.patch_depth), layer.patch_words.eq(0), resized.eq(0)]
+            m.d.sync += [spare.eq(config.patch_depth), taken.eq(0), resized.eq(0)]
 
         loops = {}
         advance = issue

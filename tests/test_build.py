@@ -174,7 +174,7 @@ def nextpnr(body, *, tiles=84):
             assert "--no-route" in args
             pathlib.Path(args[args.index("--write") + 1]).write_text(json.dumps({placed(tiles)!r}))
             sys.exit()
-        assert "--no-pack" in args and "--no-place" in args
+        assert "--no-pack" in args and args[args.index("--placer") + 1] == "sa"
         @BODY@
         pathlib.Path(args[args.index("--textcfg") + 1]).write_text({CONFIG!r})
         pathlib.Path(args[args.index("--report") + 1]).write_text(json.dumps(report))
@@ -317,9 +317,12 @@ def test_the_clock_is_the_fastest_that_the_routed_design_meets(fake_tools, tmp_p
     }
 
 
-def test_nets_may_go_round_a_crowd(fake_tools, tmp_path):
-    """The placed netlist carries the router's settings: nextpnr has no option for them."""
-    settings = {"router2/bbMargin/x": 64, "router2/bbMargin/y": 32}
+def test_settings_without_an_option(fake_tools, tmp_path):
+    """The placed netlist carries them: nets may go round a crowd, the best way is looked for, nothing is annealed."""
+    settings = {
+        "router2/bbMargin/x": 64, "router2/bbMargin/y": 32, "router2/estimateWeight": "0.6",
+        "placer1/startTemp": "0.00000001",
+    }  # fmt: skip
     body = f"""
 report = {make_report()!r}
 design = json.loads(pathlib.Path(args[args.index("--json") + 1]).read_text())
