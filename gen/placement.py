@@ -12,7 +12,7 @@ import numpy as np
 
 from boards.top import CORE_CLOCK_NET
 
-__all__ = ["CORE_NET", "Placement", "wire_ns"]
+__all__ = ["CORE_NET", "Placement", "clock_nets", "wire_ns"]
 
 #: The core's clock as nextpnr names it, on its global network.
 CORE_NET = f"$glbnet${CORE_CLOCK_NET}"
@@ -234,31 +234,22 @@ class Placement:
     @property
     def clock_nets(self) -> list[str]:
         """Names of the nets that are on the die's global networks."""
-        nets = self._design["modules"]["top"]["netnames"]
-        return [name for name, net in nets.items() if int(net["attributes"].get("ECP5_IS_GLOBAL", "0"), 2)]
+        return clock_nets(self._design)
 
-    def routable(self, settings: dict) -> dict:
-        """The design with its cells where they stand now, for nextpnr to route with ``--no-pack``.
-
-        What nextpnr writes and reads back would otherwise lose inputs that nothing drives, and be packed anew at its
-        ports. Places become those that its placer has to take: of cells that have a place already when they are read,
-        nextpnr does not know yet which are carries and memory, and would let the router swap their inputs. ``settings``
-        are nextpnr's.
-        """
-        top = self._design["modules"]["top"]
+    def design(self) -> dict:
+        """The design with its cells where they stand now."""
         for number, cell in enumerate(self.cells):
-            bel = cell["attributes"].pop("NEXTPNR_BEL")
             if cell["type"] in _LOGIC:
                 slot = int(self.slot[number])
                 piece = f"SLICE{'ABCD'[slot // 2]}.{_LOGIC[cell['type']]}{slot % 2}"
-                bel = f"X{self.x[number]}/Y{self.y[number]}/{piece}"
-            cell["attributes"]["BEL"] = bel
-        for cell in top["cells"].values():
-            for port, bits in cell["connections"].items():
-                if not bits:
-                    cell["connections"][port] = ["x"]
-        top["ports"], top["settings"] = {}, settings
+                cell["attributes"]["NEXTPNR_BEL"] = f"X{self.x[number]}/Y{self.y[number]}/{piece}"
         return self._design
+
+
+def clock_nets(design: dict) -> list[str]:
+    """Names of the nets of a design that are on the die's global networks."""
+    nets = design["modules"]["top"]["netnames"]
+    return [name for name, net in nets.items() if int(net["attributes"].get("ECP5_IS_GLOBAL", "0"), 2)]
 
 
 def _connected(cell, direction):

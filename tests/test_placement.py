@@ -12,6 +12,7 @@ import boards
 from boards.pll import achievable
 from boards.top import emit
 from gen import tools
+from gen.place_and_route import SETTINGS, readable
 from gen.placement import Placement, wire_ns
 
 
@@ -139,12 +140,12 @@ def test_moving_and_writing():
     placement.move(x, y, slot)
     assert placement.clock_mhz != before
     assert placement.delays.max() == pytest.approx(0.525 + wire(10, 4) + 0.236 + wire(10, 4) + 0.084)
-    written = placement.routable({"router2/bbMargin/x": 64})["modules"]["top"]
+    written = readable(placement.design())["modules"]["top"]
     attributes = {name: data["attributes"] for name, data in written["cells"].items()}
     bels = {"a": "X20/Y10/SLICEA.FF0", "lut": "X30/Y14/SLICEC.K1", "b": "X40/Y10/MULT18_0"}
     assert attributes == {name: {"BEL": bel} for name, bel in bels.items()}
     assert written["cells"]["lut"]["connections"] == {"A": [2], "B": ["x"], "F": [3]}
-    assert (written["ports"], written["settings"]) == ({}, {"router2/bbMargin/x": 64})
+    assert (written["ports"], written["settings"]) == ({}, SETTINGS)
     placement.move(*places)
     assert placement.clock_mhz == pytest.approx(before)
 
@@ -227,7 +228,7 @@ def test_a_design_that_is_read_back_is_the_same(placed):
     folder, _ = placed
     run(folder, "top.json", "top.lpf", "--textcfg", "one.config")
     placement = Placement(json.loads((folder / "placed.json").read_text()))
-    (folder / "routable.json").write_text(json.dumps(placement.routable({})))
+    (folder / "routable.json").write_text(json.dumps(readable(placement.design())))
     clocks = [f'FREQUENCY NET "{net}" 25 MHZ;\n' for net in placement.clock_nets]
     assert len(clocks) == 2
     (folder / "clocks.lpf").write_text("".join(clocks))
