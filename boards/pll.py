@@ -13,13 +13,16 @@ any rate from 25 to 200 MHz.
 from dataclasses import dataclass
 from fractions import Fraction
 
-__all__ = ["PLL", "achievable", "clocks"]
+__all__ = ["CORE_HZ", "PLL", "achievable", "clocks"]
 
 #: Limits in Hz, from the ECP5 family data sheet (FPGA-DS-02012, sysCLOCK PLL timing).
 INPUT_HZ = (8_000_000, 400_000_000)
 PFD_HZ = (10_000_000, 400_000_000)
 VCO_HZ = (400_000_000, 800_000_000)
 OUTPUT_HZ = (3_125_000, 400_000_000)
+
+#: Slowest and fastest core clock that is considered.
+CORE_HZ = (25_000_000, 200_000_000)
 
 #: Range of every divider.
 DIVIDER = (1, 128)
@@ -97,7 +100,7 @@ class PLL:
         }
 
 
-def clocks(clock_in_hz: int, *, low_hz: float = 25e6, high_hz: float = 200e6) -> list[PLL]:
+def clocks(clock_in_hz: int, *, low_hz: float = CORE_HZ[0], high_hz: float = CORE_HZ[1]) -> list[PLL]:
     """One setting for every clock from ``low_hz`` to ``high_hz``, ascending.
 
     Of several settings with the same clock, the one with the fastest phase detector is taken, then the one whose
@@ -128,14 +131,14 @@ def clocks(clock_in_hz: int, *, low_hz: float = 25e6, high_hz: float = 200e6) ->
 
 
 def achievable(clock_in_hz: int, at_most_hz: float) -> PLL:
-    """The setting with the fastest clock that is at most ``at_most_hz`` and at most 200 MHz.
+    """The setting with the fastest clock that is at most ``at_most_hz`` and within :data:`CORE_HZ`.
 
     Raises
     ------
     ValueError
-        If ``at_most_hz`` is below the slowest clock considered, 25 MHz, or the PLL does not take ``clock_in_hz``.
+        If ``at_most_hz`` is below the slowest clock considered, or the PLL does not take ``clock_in_hz``.
     """
     settings = [setting for setting in clocks(clock_in_hz) if setting.clock_hz <= at_most_hz]
     if not settings:
-        raise ValueError(f"core clock must be at least 25 MHz, not {at_most_hz / 1e6:g} MHz")
+        raise ValueError(f"core clock must be at least {CORE_HZ[0] / 1e6:g} MHz, not {at_most_hz / 1e6:g} MHz")
     return settings[-1]

@@ -4,6 +4,7 @@ import tomllib
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
+from boards.pll import CORE_HZ
 from gen.errors import GenError
 
 __all__ = ["KINDS", "LIST", "BenchmarkList", "Entry", "Figure", "read_list"]
@@ -33,8 +34,9 @@ class Entry:
 
     def __post_init__(self):
         array, clock = self.array, self.clock
-        if clock is not None and not 25 <= clock <= 200:
-            raise ValueError(f"clock must be in 25..200 MHz, not {clock}")
+        low, high = (hz / 1e6 for hz in CORE_HZ)
+        if clock is not None and not low <= clock <= high:
+            raise ValueError(f"clock must be in {low:g}..{high:g} MHz, not {clock}")
         if array is not None and (len(array) != 2 or not all(isinstance(size, int) and size > 0 for size in array)):
             raise ValueError(f"array must be two positive numbers as in [16, 8], not {array}")
 

@@ -22,6 +22,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 import boards
+from boards.pll import CORE_HZ
 from gen.errors import GenError, is_bug, message_of
 from gen.results import file_name, result_folder, write_report
 
@@ -267,7 +268,11 @@ def survey(models, board, directory, as_json, folding, packing, array, inputs, c
     ARRAY,
     click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Placements to try."),
     click.option(
-        "--clock", "clock_mhz", type=click.FloatRange(25, 200), metavar="MHZ", help="Ask nextpnr for this core clock."
+        "--clock",
+        "clock_mhz",
+        type=click.FloatRange(*(hz / 1e6 for hz in CORE_HZ)),
+        metavar="MHZ",
+        help="Ask nextpnr for this core clock.",
     ),
     click.option("--no-verify", is_flag=True, help="Do not simulate the core first."),
 )
