@@ -30,11 +30,11 @@ TOOL_LIMIT_S = 2 * 3600
 
 #: Iterations that the router gets to come nearer to an end. Asked for a clock that is out of reach, it would go on for
 #: ever with a few wires.
-PATIENCE = 40
+PATIENCE = 50
 
 #: What is asked for first, of the clock that the placement promises: of more, the router seldom finds an end at once.
 #: What next, of the clock that was reached, or of what was asked for where none was reached yet; and how often.
-FIRST_SHARE, FASTER, SLOWER, TRIES = 0.87, 1.05, 0.93, 3
+FIRST_SHARE, FASTER, SLOWER, TRIES = 0.8, 1.05, 0.93, 4
 
 #: Settings of nextpnr that no option sets. A net may go this many tiles beyond the box around its pins, half of the
 #: 85F; with 3, as it would be, nets in a crowd cannot go round it. The way that is left to go counts 60 % of what
