@@ -2,7 +2,9 @@
 
 import io
 import multiprocessing
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, redirect_stderr
@@ -29,12 +31,22 @@ def reports(report: Callable, items: Sequence, jobs: int, name: Callable) -> Ite
     if jobs == 1:
         yield from enumerate(map(report, items))
         return
-    with ProcessPoolExecutor(min(jobs, len(items)), multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(jobs, len(items)), multiprocessing.get_context("spawn"), _end_with_parent) as pool:
         running = {pool.submit(report, item): number for number, item in enumerate(items)}
         for ended in as_completed(running):
             number = running[ended]
             error = ended.exception()  # of the process itself
             yield number, {"model": name(items[number]), "error": str(error)} if error else ended.result()
+
+
+def _end_with_parent():
+    """End this process when its parent does, however that ends; its tools end with the pipes that they print to."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def failure(name: str, error: Exception) -> dict:
