@@ -270,7 +270,7 @@ def survey(models, board, directory, as_json, folding, packing, array, inputs, c
     click.option(
         "--clock",
         "clock_mhz",
-        type=click.FloatRange(*(hz / 1e6 for hz in CORE_HZ)),
+        type=click.FloatRange(*(hz // 1_000_000 for hz in CORE_HZ)),
         metavar="MHZ",
         help="Ask nextpnr for this core clock.",
     ),
