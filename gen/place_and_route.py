@@ -84,7 +84,8 @@ class RouterWatch:
             iteration, overused, too_slow = map(int, wrong.groups())
             count = overused + too_slow
             if self._fewest is None or count < self._fewest:
-                self._fewest, self._since = count, iteration
+                # At 0 all ways are bound, net by net; where one's old way is another's new one, it goes on.
+                self._fewest, self._since = count or None, iteration
             if iteration >= self._since + PATIENCE:
                 raise tools.StopTool
 

@@ -237,6 +237,17 @@ def test_router_watch_ends_what_comes_no_nearer():
         watch(router_line(2 + 2 * PATIENCE, 48, 0))
 
 
+def test_router_watch_begins_anew_at_an_end():
+    """Where ways cannot be bound, the router goes on from more."""
+    watch = RouterWatch()
+    for iteration, overused in enumerate((9, 0, 120)):
+        watch(router_line(iteration, overused, 0))
+    for iteration in range(3, 2 + PATIENCE):
+        watch(router_line(iteration, 120, 0))
+    with pytest.raises(tools.StopTool):
+        watch(router_line(2 + PATIENCE, 120, 0))
+
+
 def test_router_watch_lets_go_on_what_only_looks_for_ways():
     watch = RouterWatch()
     for iteration in range(3 * PATIENCE):
