@@ -213,7 +213,7 @@ def place_and_route(
 
 
 def _one_seed(board, directory, seeds, clock_mhz, placer, seed, say):
-    """Place with one seed, route, and route again for ``clock_mhz``, or what the placement promises and more."""
+    """Place with one seed and route: for ``clock_mhz``, or for less than the placement promises, and again for more."""
     name, label = f"nextpnr-{seed}", f"seed {seed}: " if seeds > 1 else ""
     netlist, constraints, written, config, told = (
         f"{name}-{what}" for what in ("read.json", "read.lpf", "written.json", "written.config", "report.json")
@@ -228,12 +228,15 @@ def _one_seed(board, directory, seeds, clock_mhz, placer, seed, say):
         arguments = [*board.nextpnr_arguments, "--seed", str(seed), "--timing-allow-fail", "--write", written, *more]
         log = f"nextpnr-{stage}.log" if seeds == 1 else f"{name}-{stage}.log"
         tools.run("nextpnr-ecp5", arguments, directory=directory, log=log, on_line=on_line, timeout_s=TOOL_LIMIT_S)
-        return json.loads((directory / written).read_text(encoding="utf-8"))
+
+    def read(file):
+        return json.loads((directory / file).read_text(encoding="utf-8"))
 
     def keep(design):
         (directory / netlist).write_text(json.dumps(readable(design)), encoding="utf-8")
 
-    placement = Placement(nextpnr("place", "--json", "top.json", "--lpf", "top.lpf", *placer, "--no-route"))
+    nextpnr("place", "--json", "top.json", "--lpf", "top.lpf", *placer, "--no-route")
+    placement = Placement(read(written))
     refine(placement, lambda text: say(label + text))
     keep(placement.design())
 
@@ -241,13 +244,13 @@ def _one_seed(board, directory, seeds, clock_mhz, placer, seed, say):
         clocks = {net: board.clock_in_hz / 1e6 for net in placement.clock_nets} | {CORE_NET: asked_mhz}
         lines = [f'FREQUENCY NET "{net}" {mhz:.2f} MHZ;\n' for net, mhz in clocks.items()]
         (directory / constraints).write_text("".join(lines), encoding="utf-8")
-        design = nextpnr(
+        nextpnr(
             f"route-{turn}", "--json", netlist, "--lpf", constraints, "--no-pack", "--placer", "sa",
             "--router", "router2", "--textcfg", config, "--report", told, *more, **watch,
         )  # fmt: skip
-        routed = Routed.from_report(seed, placement.clock_mhz, json.loads((directory / told).read_text("utf-8")))
+        routed = Routed.from_report(seed, placement.clock_mhz, read(told))
         if best is None or routed.fmax_mhz > best.fmax_mhz:
-            keep(design)
+            keep(read(written))
             (directory / config).replace(directory / f"{name}.config")
             return routed
         return best

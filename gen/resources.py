@@ -139,7 +139,7 @@ def engines(config: CoreConfig) -> dict[str, tuple[float, float]]:
 
 
 def expected_clock_hz(lut: int, *, placed: bool) -> float:
-    """The core clock that designs of so many LUT4 reach today, and that place and route is asked for first.
+    """The core clock that designs of so many LUT4 are expected to reach, by which arrays are compared.
 
     ``placed`` is whether their multipliers have places, on boards where those of others do.
     """
