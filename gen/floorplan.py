@@ -25,7 +25,8 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, he
     A column's multipliers lie side by side in one row of the die, behind them its requantisers' where the row has room
     for them. A row begins with a column where the row before ended; the first one, if it has room for a single column,
     at its far end, where the programs are and what carries them out. What is left of the rows serves the channels of
-    the columns for which no row has room. The multipliers of the depthwise engine's requantisers come first of all.
+    the columns for which no row has room. Where that is not enough, columns go on from row to row instead, to and fro.
+    The multipliers of the depthwise engine's requantisers come first of all.
 
     Parameters
     ----------
@@ -45,6 +46,9 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, he
     >>> shared = place_multipliers(rows, columns=2, outputs=2, height=6, lanes=0)
     >>> [("".join(channel.multipliers), "".join(channel.requantiser)) for channel in shared.columns]
     [('abc', 'gh'), ('def', 'ij'), ('012', ''), ('345', '')]
+    >>> long = place_multipliers(rows, columns=2, height=8, lanes=0)
+    >>> [("".join(column.multipliers), "".join(column.requantiser)) for column in long.columns]
+    [('abcdefgh', ''), ('ij654321', '')]
     >>> place_multipliers(rows, columns=6, height=3, lanes=1) == CORE_ANYWHERE
     True
     """
@@ -56,22 +60,28 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, he
         return CORE_ANYWHERE
     names, free[0] = free[0][: pair * hard], free[0][pair * hard :]
     share = height // outputs
+    snake = [multiplier for number, row in enumerate(free) for multiplier in row[:: -1 if number % 2 else 1]]
     placed: list[ColumnPlaces] = []
     left: list[list[str]] = []
     rank = {multiplier: at for row in rows for at, (multiplier, _) in enumerate(row)}
+
+    def place(row, paired, backwards=False):
+        """Place a column at one end of a row, its first ``paired`` channels with requantisers; what is left, and where."""
+        hard_here = [channel < paired for channel in range(outputs)]
+        size = height + pair * sum(hard_here)
+        run, row = (row[-size:], row[:-size]) if backwards else (row[:size], row[size:])
+        behind = iter(run[height:])
+        for channel, its_own in enumerate(hard_here):
+            requantiser = tuple(islice(behind, pair * its_own))
+            placed.append(ColumnPlaces(tuple(run[channel * share :][:share]), requantiser))
+        return row, 2 * rank[run[0]] + size
+
     backwards, middle = len(free[0]) < 2 * height, 0
     for row in free:
         count = min(columns - len(placed) // outputs, len(row) // height)
         paired = min(count * outputs, (len(row) - count * height) // pair)
         for n in range(count):
-            hard_here = [channel < paired for channel in range(n * outputs, (n + 1) * outputs)]
-            size = height + pair * sum(hard_here)
-            run, row = (row[-size:], row[:-size]) if backwards else (row[:size], row[size:])
-            behind = iter(run[height:])
-            for channel, its_own in enumerate(hard_here):
-                requantiser = tuple(islice(behind, pair * its_own))
-                placed.append(ColumnPlaces(tuple(run[channel * share :][:share]), requantiser))
-            middle = 2 * rank[run[0]] + size
+            row, middle = place(row, paired - n * outputs, backwards)
         left.append(row)
         backwards = middle > len(rows[0])
     for row in left:
@@ -79,7 +89,12 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, he
             placed.append(ColumnPlaces(tuple(row[:share])))
             row = row[share:]
     if len(placed) < columns * outputs:
-        return CORE_ANYWHERE
+        placed.clear()
+        paired = (len(snake) - columns * height) // pair
+        if paired < 0:
+            return CORE_ANYWHERE
+        for n in range(columns):
+            snake, _ = place(snake, paired - n * outputs)
     return CorePlaces(tuple(placed), tuple(zip(*[iter(names)] * pair, strict=True)))
 
 
@@ -110,7 +125,7 @@ def place_memories(die: CorePlaces, board: Board, config: CoreConfig) -> CorePla
         multipliers = [name for place in places for name in place.multipliers]
         multipliers += [name for place in places for name in place.requantiser]
         order = [beside[name] for name in multipliers]
-        sites = sorted(order, key=rank)
+        sites = sorted(order, key=rank) if len(order) <= len(rows[0]) else list(order)
         # From the left in every other column of a row: what two neighbours leave lies together.
         row = next(number for number, row in enumerate(rows) if sites[0] in row)
         if columns_before[row] % 2:

@@ -135,30 +135,30 @@ def _tiles(kernel):
 
 
 def patches_of(stage: Stage, array: ArrayShape) -> Patches:
-    """Mode and counts of ``stage`` on such an array.
+    """Mode and counts of ``stage`` on such an array: those that take the fewest cycles, of windows or sums.
 
-    Pixels share patches where that saves cycles, of windows or sums, whichever take more. Results to add cannot come
-    two at a time.
+    Pixels may share patches, if results need not be added, which cannot come two at a time.
     """
-    patches = _patches_of_one(stage, array)
-    if array.pixels == 1 or patches.whole or stage.residual is not None:
-        return patches
-    half = array.words // array.pixels
-    taps = min(patches.taps, half)  # a beat is never more than a pixel has of a patch word
-    beats = ceil_div(patches.window_taps, taps)
-    words = ceil_div(patches.feature_words, half)
-    shared = replace(patches, pixels=array.pixels, taps=taps, beats=beats, words=words)
     width, groups = len(stage.region.columns), ceil_div(stage.output_shape[2], array.lanes)
+    possible = []
+    for patches in _patches_of_one(stage, array):
+        possible.append(patches)
+        if array.pixels > 1 and not patches.whole and stage.residual is None:
+            half = array.words // array.pixels
+            taps = min(patches.taps, half)  # a beat is never more than a pixel has of a patch word
+            beats = ceil_div(patches.window_taps, taps)
+            words = ceil_div(patches.feature_words, half)
+            possible.append(replace(patches, pixels=array.pixels, taps=taps, beats=beats, words=words))
 
     def cycles(some):
         count, sums = ceil_div(width, some.pixels), some.words * groups
         return count * max(some.pixels * some.cycles, sums), count * sums
 
-    return min(patches, shared, key=cycles)
+    return min(possible, key=cycles)
 
 
 def _patches_of_one(stage, array):
-    """Mode and counts of ``stage`` where each pixel has its own patch."""
+    """Modes and counts that ``stage`` can have where each pixel has its own patch."""
     channels = stage.source_shape[2]
     lanes, words = array.lanes, array.words
     groups = ceil_div(channels, lanes)
@@ -167,13 +167,12 @@ def _patches_of_one(stage, array):
     if stage.front is not None:
         tiles, step = (down, across * stage.repeats), WINDOW if stage.repeats == 1 else 0
         taken = ceil_div(groups, words)
-        return Patches(WindowMode.DEPTHWISE, tiles, step, 1, False, groups, taken, least, parts=array.parts)
+        return [Patches(WindowMode.DEPTHWISE, tiles, step, 1, False, groups, taken, least, parts=array.parts)]
     if stage.kernel == (1, 1):
-        return Patches(WindowMode.WIDE, tiles, WINDOW, 1, False, groups, ceil_div(groups, words), least)
-    if channels <= array.narrow_channels:
-        return _narrow_patches(stage, array, least)
+        return [Patches(WindowMode.WIDE, tiles, WINDOW, 1, False, groups, ceil_div(groups, words), least)]
     taken, taps = ceil_div(TAPS * groups * down * across, words), array.taps_a_beat
-    return Patches(WindowMode.WIDE, tiles, WINDOW, ceil_div(TAPS, taps), False, groups, taken, least, TAPS, taps)
+    wide = Patches(WindowMode.WIDE, tiles, WINDOW, ceil_div(TAPS, taps), False, groups, taken, least, TAPS, taps)
+    return [_narrow_patches(stage, array, least), wide] if channels <= array.narrow_channels else [wide]
 
 
 def _narrow_patches(stage, array, least):

@@ -35,6 +35,12 @@ __all__ = ["FAST_ENOUGH_US", "Candidate", "Plan", "plan"]
 #: An inference that takes no longer is fast enough for a smaller array, which builds in minutes, to be worth more.
 FAST_ENOUGH_US = 100
 
+#: N and feature words in a patch word of the arrays that are looked at; patch words as long as a window's taps, or two
+#: windows', only where there are the multipliers.
+_LANES = 2, 3, 4, 5, 6, 8
+_WORDS = 1, 2, 3, 4
+_LONG_WORDS = TAPS, 2 * TAPS
+
 #: Most of its time that the array may wait for the residual adder, or for the depthwise engine, to make them smaller.
 _WAITING_SHARE = 0.01
 
@@ -131,8 +137,7 @@ class Plan:
     @property
     def clock_mhz_estimate(self) -> float:
         """Core clock that designs of this kind reach on the board, before place and route tells."""
-        placed = not self.board.multiplier_rows or bool(self.places_on_die.columns)
-        return expected_clock_hz(self.resources["lut"], placed=placed) / 1e6
+        return expected_clock_hz(self.resources["lut"]) / 1e6
 
     @property
     def latency_us(self) -> float:
@@ -271,7 +276,8 @@ def plan(
             raise GenError(f"array {k}x{n}: K must be a multiple of N and at most 128, N must be in 1..16")
         sizes = [(n, k // n)]
     else:
-        sizes = [(n, w) for n in (2, 3, 4, 5, 6, 8) for w in (1, 2, 3, 4)]
+        most = 2 * board.resources["mult"]
+        sizes = [(n, w) for n in _LANES for w in (*_WORDS, *(long for long in _LONG_WORDS if n * n * long <= most))]
     tables = [(table, stages)]
     if packing is not False and (other := pair_channels(table)) is not table:
         tables.append((other, stages_of(other)))

@@ -19,9 +19,8 @@ RESOURCES = {"lut": "LUT4", "ff": "flip-flops", "mult": "MULT18X18D", "ebr": "bl
 #: The clock that designs reach (docs/place_and_route.md), and what it falls by with each LUT beyond some number.
 _CLOCK_HZ, _HZ_PER_LUT, _LUTS_AT_NO_LOSS = 132_000_000, 300, 29_000
 
-#: The same for arrays that do not fit the rows of multipliers, on boards where they could have had fixed places; no
-#: others are expected to be slower.
-_UNPLACED_HZ = 80_000_000
+#: No design is expected to be slower.
+_LEAST_HZ = 80_000_000
 
 
 def _requantiser(window_bits, hard):
@@ -138,14 +137,9 @@ def engines(config: CoreConfig) -> dict[str, tuple[float, float]]:
     }
 
 
-def expected_clock_hz(lut: int, *, placed: bool) -> float:
-    """The core clock that designs of so many LUT4 are expected to reach, by which arrays are compared.
-
-    ``placed`` is whether their multipliers have places, on boards where those of others do.
-    """
-    if not placed:
-        return _UNPLACED_HZ
-    return max(_UNPLACED_HZ, _CLOCK_HZ - _HZ_PER_LUT * max(0, lut - _LUTS_AT_NO_LOSS))
+def expected_clock_hz(lut: int) -> float:
+    """The core clock that designs of so many LUT4 are expected to reach, by which arrays are compared."""
+    return max(_LEAST_HZ, _CLOCK_HZ - _HZ_PER_LUT * max(0, lut - _LUTS_AT_NO_LOSS))
 
 
 def estimate(config: CoreConfig) -> dict[str, int]:
