@@ -25,7 +25,7 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, he
     A column's multipliers lie side by side in one row of the die, behind them its requantisers' where the row has room
     for them. A row begins with a column where the row before ended; the first one, if it has room for a single column,
     at its far end, where the programs are and what carries them out. What is left of the rows serves the channels of
-    the columns for which no row has room. Where that is not enough, columns go on from row to row instead, to and fro.
+    the columns for which no row has room. Where that is not enough, each column gets its part of every row instead.
     The multipliers of the depthwise engine's requantisers come first of all.
 
     Parameters
@@ -48,7 +48,7 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, he
     [('abc', 'gh'), ('def', 'ij'), ('012', ''), ('345', '')]
     >>> long = place_multipliers(rows, columns=2, height=8, lanes=0)
     >>> [("".join(column.multipliers), "".join(column.requantiser)) for column in long.columns]
-    [('abcdefgh', ''), ('ij654321', '')]
+    [('abcd0123', ''), ('efghi456', '')]
     >>> place_multipliers(rows, columns=6, height=3, lanes=1) == CORE_ANYWHERE
     True
     """
@@ -59,8 +59,8 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, he
     if not free or len(free[0]) < pair * hard:
         return CORE_ANYWHERE
     names, free[0] = free[0][: pair * hard], free[0][pair * hard :]
+    whole = list(free)
     share = height // outputs
-    snake = [multiplier for number, row in enumerate(free) for multiplier in row[:: -1 if number % 2 else 1]]
     placed: list[ColumnPlaces] = []
     left: list[list[str]] = []
     rank = {multiplier: at for row in rows for at, (multiplier, _) in enumerate(row)}
@@ -89,12 +89,17 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, he
             placed.append(ColumnPlaces(tuple(row[:share])))
             row = row[share:]
     if len(placed) < columns * outputs:
+        # From left to right, whatever the row.
         placed.clear()
-        paired = (len(snake) - columns * height) // pair
-        if paired < 0:
+        across = sorted((name for row in whole for name in row), key=rank.get)
+        spare = (len(across) - columns * height) // pair
+        if spare < 0:
             return CORE_ANYWHERE
         for n in range(columns):
-            snake, _ = place(snake, paired - n * outputs)
+            paired = min(outputs, spare - n * outputs)
+            size = height + pair * max(0, paired)
+            strip, across = across[:size], across[size:]
+            place([name for row in whole for name in row if name in strip], paired)
     return CorePlaces(tuple(placed), tuple(zip(*[iter(names)] * pair, strict=True)))
 
 

@@ -1,6 +1,7 @@
 """Dimensions of a core: all that distinguishes one accelerator from another, its memories' contents apart."""
 
 from dataclasses import dataclass
+from math import gcd
 
 from hw.primitives import check_primitives
 
@@ -183,7 +184,7 @@ class CoreConfig(ArrayShape):
         """How many taps the gather may pass on together: for patches of one pixel, and of two."""
         if self.gathered_taps < TAPS:
             return (self.gathered_taps,) if self.gathered_taps else ()
-        return tuple(sorted({max(1, self.taps_a_beat // pixels) for pixels in range(1, self.pixels + 1)}))
+        return tuple(sorted({min(self.taps_a_beat, part) for part in self._patch_parts}))
 
     @property
     def gathered_choices(self) -> list[list[int]]:
@@ -199,6 +200,27 @@ class CoreConfig(ArrayShape):
             )
             for n in range(max(self.gathered_at_once, default=0))
         ]
+
+    @property
+    def _patch_parts(self):
+        """Feature words that a pixel may have of a patch word."""
+        return [self.words // pixels for pixels in range(1, self.pixels + 1)]
+
+    @property
+    def joined_choices(self) -> list[list[int]]:
+        """For each place of a patch word, which of the feature words that join those before together may come there.
+
+        Where as many of them make nine, whatever joins is as many; else the last ones of a window are fewer, and the
+        next ones may begin anywhere.
+        """
+        choices: list[set[int]] = [{n} for n in range(self.words)]  # a whole patch word
+        for part in self._patch_parts:
+            for count in {1, *(min(most, part) for most in self.gathered_at_once)}:
+                step = 1 if TAPS % count else gcd(count, part)
+                for n in range(self.words):
+                    numbers = {(n - begin) % part for begin in range(0, part, step)}
+                    choices[n] |= {number for number in numbers if number < count}
+        return [sorted(numbers) for numbers in choices]
 
     @property
     def requantisers(self) -> int:

@@ -614,13 +614,17 @@ def test_gather_of_what_a_network_needs(taps, channels):
 
 @pytest.mark.parametrize(
     "words, pixels, taps",
-    [(1, 1, 9), (2, 1, 9), (3, 1, 9), (4, 1, 9), (6, 1, 9), (2, 2, 9), (4, 2, 9), (6, 2, 9), (4, 1, 0), (4, 2, 1)],
-)
+    [
+        (1, 1, 9), (2, 1, 9), (3, 1, 9), (4, 1, 9), (6, 1, 9), (9, 1, 9), (12, 1, 9), (2, 2, 9), (4, 2, 9), (6, 2, 9),
+        (18, 2, 9), (4, 1, 0), (4, 2, 1), (18, 1, 1),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("seed", range(3))
 def test_patch_buffer(words, pixels, taps, seed):
     """Feature words join, some at a time, whole words do not, patches end anywhere, the ring goes round.
 
-    In a program of pairs, a patch is of two pixels, each in its half of every word, or of one alone.
+    In a program of pairs, a patch is of two pixels, each in its half of every word, or of one alone. Where as many as
+    the gather passes on make nine, they join one by one, or all of them always; else any number.
     """
     rng = random.Random(10 * words + seed)
     config = small_config(words=words, pixels=pixels, gathered_taps=taps, patch_depth=8)
@@ -644,10 +648,13 @@ def test_patch_buffer(words, pixels, taps, seed):
             if pixels == 2:
                 ctx.set(dut.paired, paired)
             part = words // (1 + paired)
+            most = min(part, 9) if taps == 9 else 1
             address = place = begin = first = length = 0
             for _ in range(200):
                 valid, full = rng.random() < 0.7, not paired and place == 0 and rng.random() < 0.3
-                taken = part if full else rng.randint(1, part if taps == 9 else 1)
+                if address == begin and place == 0:
+                    some = list(range(1, most + 1)) if 9 % most else [rng.choice((1, most))]
+                taken = part if full else rng.choice(some)
                 # The second pixel's patch is as long as the first's.
                 end_pixel = rng.random() < 0.3
                 if first:
