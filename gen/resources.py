@@ -79,8 +79,7 @@ def _depthwise(config):
 
 def _patch_buffer(config):
     """Selection among the feature words that may go to each place of a patch word, and registers before and behind."""
-    most = max(config.gathered_at_once, default=1)
-    selected = sum(len({*range(most), n}) // 2 for n in range(config.words))
+    selected = sum(len(choices) // 2 for choices in config.joined_choices)
     return 97 + config.word_bits * selected, 45 + 32.5 * config.array_rows + 45 * config.words
 
 
