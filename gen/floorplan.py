@@ -89,9 +89,9 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, he
             placed.append(ColumnPlaces(tuple(row[:share])))
             row = row[share:]
     if len(placed) < columns * outputs:
-        # From left to right, whatever the row.
+        # From left to right, whatever the row, two by two, which are summed first.
         placed.clear()
-        across = sorted((name for row in whole for name in row), key=rank.get)
+        across = sorted((name for row in whole for name in row), key=lambda name: rank[name] // 2)
         spare = (len(across) - columns * height) // pair
         if spare < 0:
             return CORE_ANYWHERE

@@ -188,11 +188,11 @@ class ResidualAdder(wiring.Component):
         m.submodules.waiting = waiting = Ram(
             width=config.word_bits + len(self.passed), depth=depth, primitives=config.primitives
         )
-        now = Signal(range(depth))
-        m.d.sync += now.eq(now + 1)
+        now, then = Signal(range(depth)), Signal(range(depth), init=-(latency - 1 - Ram.latency) % depth)
+        m.d.sync += [now.eq(now + 1), then.eq(then + 1)]
         m.d.comb += [
             waiting.w_en.eq(1), waiting.w_addr.eq(now), waiting.w_data.eq(Cat(self.i, self.passed)),
-            waiting.r_addr.eq(now - (latency - 1 - Ram.latency)),
+            waiting.r_addr.eq(then),
         ]  # fmt: skip
         added = delay(m, "added", add, latency - 1, reset_less=False)
         m.d.sync += [

@@ -32,13 +32,14 @@ EXAMPLES = int(os.environ.get("GEN_RANDOM_NETWORKS", "25"))
 
 MULTIPLIERS = SIM.resources["mult"]
 
-#: Arrays (N, words), in an order that soon has had small and large, odd and even ones. The largest share multipliers,
-#: which those of an odd N cannot.
+#: Arrays (N, words), in an order that soon has had small and large, odd and even ones, and patch words as long as a
+#: window's taps or two windows'. The largest share multipliers, which those of an odd N cannot.
 ARRAYS = [
     (int(n) + 1, int(words) + 1)
     for n, words in np.random.default_rng(5).permutation(list(np.ndindex(8, 4)))
     if (n + 1) ** 2 * (words + 1) <= MULTIPLIERS * (1 + n % 2)
 ]
+ARRAYS[2:2], ARRAYS[5:5] = [(2, 18)], [(4, 9), (3, 9)]
 
 #: What a core must have at least to take most of the networks; a network that needs more is left out.
 ROOM = {
