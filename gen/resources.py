@@ -4,7 +4,7 @@ The numbers in here were read off netlists that Yosys made (docs/resources.md): 
 their instances. LUT4 stand for nextpnr's COMB cells: LUT4s, two for a carry cell, six for a 16 x 4 LUT RAM.
 """
 
-from hw.array import destination_layout
+from hw.array import result_layout
 from hw.config import TAPS, CoreConfig
 from hw.core import filled_memories
 from hw.memory import block_depths, block_rams, filled_block_rams, slices_of
@@ -148,7 +148,7 @@ def estimate(config: CoreConfig) -> dict[str, int]:
     rings = config.words * filled_block_rams(config.word_bits, config.patch_depth)
     if config.residual_lanes:
         rings += block_rams(config.word_bits, config.residual_depth)
-        rings += block_rams(config.word_bits + destination_layout(config).size, ResidualAdder.waiting_depth(config))
+        rings += block_rams(config.word_bits + result_layout(config).size, ResidualAdder.waiting_depth(config))
     hard = config.hard_lanes + len(config.hard_columns)
     return {
         "lut": round(lut),

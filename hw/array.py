@@ -16,7 +16,7 @@ from hw.places import CORE_ANYWHERE
 from hw.requantise import ROUNDED_BITS, Activation, ActivationBounds, Requantiser
 from hw.residual import ResidualAdder
 
-__all__ = ["ArrayController", "Column", "MacArray", "column_memories"]
+__all__ = ["ArrayController", "Column", "MacArray", "column_memories", "result_layout"]
 
 
 def column_memories(config: CoreConfig, number: int) -> dict[str, tuple[int, int]]:
@@ -159,7 +159,7 @@ def destination_layout(config: CoreConfig) -> data.StructLayout:
     )
 
 
-def _result_layout(config):
+def result_layout(config):
     """What passes the residual adder: the destination, and the word of the next pixel."""
     beside = {"beside": config.word_bits} if config.pixels > 1 else {}
     return data.StructLayout({"destination": destination_layout(config), **beside})
@@ -316,7 +316,7 @@ class MacArray(wiring.Component):
             Column(config, number=n, select=select, init=init, places=places) for n in range(config.columns)
         ]
         if config.residual_lanes:
-            self._residual = ResidualAdder(config, select=select, init=init, passed_bits=_result_layout(config).size)
+            self._residual = ResidualAdder(config, select=select, init=init, passed_bits=result_layout(config).size)
         super().__init__(
             {
                 "fill": In(FillWord),
@@ -418,7 +418,7 @@ class MacArray(wiring.Component):
         destination = delay(m, "destination", read.data.as_value(), to_made)
         word, beside = self.made[: config.word_bits], self.made[config.word_bits :]
         added = Const(0)
-        results = _result_layout(config)
+        results = result_layout(config)
         result = data.View(results, Cat(destination, beside))
         m.d.comb += [self.made_valid[0].eq(valid), self.made.eq(activation.o)]
         if config.pixels > 1:
