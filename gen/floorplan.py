@@ -59,14 +59,16 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, he
     if not free or len(free[0]) < pair * hard:
         return CORE_ANYWHERE
     names, free[0] = free[0][: pair * hard], free[0][pair * hard :]
-    whole = list(free)
     share = height // outputs
     placed: list[ColumnPlaces] = []
     left: list[list[str]] = []
     rank = {multiplier: at for row in rows for at, (multiplier, _) in enumerate(row)}
 
     def place(row, paired, backwards=False):
-        """Place a column at one end of a row, its first ``paired`` channels with requantisers; what is left, and where."""
+        """Place a column at one end of ``row``, its first ``paired`` channels with requantisers: what is left, and where.
+
+        That is twice the middle of its places, from the left.
+        """
         hard_here = [channel < paired for channel in range(outputs)]
         size = height + pair * sum(hard_here)
         run, row = (row[-size:], row[:-size]) if backwards else (row[:size], row[size:])
@@ -91,7 +93,7 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, he
     if len(placed) < columns * outputs:
         # From left to right, whatever the row, two by two, which are summed first.
         placed.clear()
-        across = sorted((name for row in whole for name in row), key=lambda name: rank[name] // 2)
+        across = sorted((name for row in free for name in row), key=lambda name: rank[name] // 2)
         spare = (len(across) - columns * height) // pair
         if spare < 0:
             return CORE_ANYWHERE
@@ -99,7 +101,7 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, he
             paired = min(outputs, spare - n * outputs)
             size = height + pair * max(0, paired)
             strip, across = across[:size], across[size:]
-            place([name for row in whole for name in row if name in strip], paired)
+            place([name for row in free for name in row if name in strip], paired)
     return CorePlaces(tuple(placed), tuple(zip(*[iter(names)] * pair, strict=True)))
 
 
