@@ -65,9 +65,9 @@ def place_multipliers(rows: Sequence[Row], *, columns: int, outputs: int = 1, he
     rank = {multiplier: at for row in rows for at, (multiplier, _) in enumerate(row)}
 
     def place(row, paired, backwards=False):
-        """Place a column at one end of ``row``, its first ``paired`` channels with requantisers: what is left, and where.
+        """Place a column at one end of ``row``, its first ``paired`` channels with requantisers.
 
-        That is twice the middle of its places, from the left.
+        Returns what is left of the row, and twice the middle of the column's places.
         """
         hard_here = [channel < paired for channel in range(outputs)]
         size = height + pair * sum(hard_here)

@@ -96,8 +96,8 @@ class PatchBuffer(wiring.Component):
 
         whole, many, filling = later("whole", full), later("many", count), later("filling", filling)
         again, paired_later = later("again", self.start | ended), later("paired", paired)
-        # By place in a patch word: which of the words that come is its own, whether that is one of them, and whether the
-        # patch word is full before it is its turn. Pixels that share a patch both count as the first of them.
+        # By place in a patch word: which of the words that come is its own, whether it is one of them, and whether the
+        # patch word is full before its turn. Pixels that share a patch both count as the first of them.
         turns = []
         for n in range(words):
             number, wraps = Signal(range(words), name=f"number_{n}", init=n), Signal(name=f"wraps_{n}")
