@@ -116,6 +116,21 @@ def test_shared_columns_stand_one_below_the_other():
     assert [at[name] for lane in places.lanes for name in lane] == [(0, x) for x in range(16)]
 
 
+def test_columns_longer_than_a_row_stand_in_strips():
+    """Through all three rows, one beside the other; multipliers that are summed first side by side."""
+    rows = ULX3S.multiplier_rows
+    places = place_multipliers(rows, columns=2, outputs=2, height=72, lanes=1)
+    at = {name: (y, x) for y, row in enumerate(rows) for x, (name, _) in enumerate(row)}
+    strips = [[at[name] for channel in places.columns[n : n + 2] for name in channel.multipliers] for n in (0, 2)]
+    for strip in strips:
+        assert len(strip) == 72 and strip == sorted(strip) and {y for y, _ in strip} == {0, 1, 2}
+        assert all(b == (y, x + 1) for (y, x), b in zip(strip[::2], strip[1::2], strict=True))
+    assert max(x for _, x in strips[0]) < min(x for _, x in strips[1]) + 2
+    everything = [name for channel in places.columns for name in (*channel.multipliers, *channel.requantiser)]
+    everything += [name for lane in places.lanes for name in lane]
+    assert len(set(everything)) == len(everything) == 144 + 2 * (4 + 1)
+
+
 def test_too_many_or_unknown_places_are_left_to_the_placer():
     rows = ULX3S.multiplier_rows
     assert place_multipliers(rows, columns=3, height=53, lanes=0) == CORE_ANYWHERE  # wider than a row

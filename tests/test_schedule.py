@@ -441,6 +441,25 @@ def test_narrow_patches(kernel, channels, outputs, array, expected):
     assert (patches.tiles, patches.step, patches.beats, patches.whole, patches.words) == expected
 
 
+@pytest.mark.parametrize(
+    "channels, array, expected",
+    [
+        # Nine words of three channels are half of a patch word of 18: two pixels in one, where packed each has its own.
+        (3, (4, 18), (WindowMode.WIDE, 2, 1)), (1, (2, 18), (WindowMode.WIDE, 2, 1)),
+        # Half a patch word has no room for nine; where nothing is shared, nothing is gained.
+        (3, (4, 16), (WindowMode.NARROW, 1, 1)), (3, (8, 4), (WindowMode.NARROW, 1, 1)),
+    ],
+)  # fmt: skip
+def test_few_channels_are_read_like_many_where_pixels_then_share_patches(channels, array, expected):
+    (stage,) = stages_of(
+        network((8, 8, channels), convolution("c", "x", (6, 6, 16), channels_in=channels, kernel=(3, 3)))
+    )
+    patches = patches_of(stage, ArrayShape(lanes=array[0], words=array[1], pixels=2))
+    assert (patches.mode, patches.pixels, patches.words) == expected
+    alone = patches_of(stage, ArrayShape(lanes=array[0], words=array[1]))
+    assert (alone.mode, alone.pixels, alone.words) == (WindowMode.NARROW, 1, 1)
+
+
 class Clockwork:
     """Both engines register by register, a cycle at a time, fed with a plan's own programs."""
 
