@@ -225,7 +225,7 @@ def _one_seed(board, directory, seeds, clock_mhz, placer, seed, say):
                 say(label + phase)
             watch(line)
 
-        arguments = [*board.nextpnr_arguments, "--seed", str(seed), "--timing-allow-fail", "--write", written, *more]
+        arguments = [*board.nextpnr_arguments, "--seed", str(seed), "--timing-allow-fail", *more]
         log = f"nextpnr-{stage}.log" if seeds == 1 else f"{name}-{stage}.log"
         tools.run("nextpnr-ecp5", arguments, directory=directory, log=log, on_line=on_line, timeout_s=TOOL_LIMIT_S)
 
@@ -235,12 +235,14 @@ def _one_seed(board, directory, seeds, clock_mhz, placer, seed, say):
     def keep(design):
         (directory / netlist).write_text(json.dumps(readable(design)), encoding="utf-8")
 
-    nextpnr("place", "--json", "top.json", "--lpf", "top.lpf", *placer, "--no-route")
+    nextpnr("place", "--json", "top.json", "--lpf", "top.lpf", *placer, "--no-route", "--write", written)
     placement = Placement(read(written))
     refine(placement, lambda text: say(label + text))
     keep(placement.design())
 
     def route(turn, asked_mhz, *more, **watch):
+        last = failed or turn >= TRIES
+        more = more if last else (*more, "--write", written)
         clocks = {net: board.clock_in_hz / 1e6 for net in placement.clock_nets} | {CORE_NET: asked_mhz}
         lines = [f'FREQUENCY NET "{net}" {mhz:.2f} MHZ;\n' for net, mhz in clocks.items()]
         (directory / constraints).write_text("".join(lines), encoding="utf-8")
@@ -250,7 +252,8 @@ def _one_seed(board, directory, seeds, clock_mhz, placer, seed, say):
         )  # fmt: skip
         routed = Routed.from_report(seed, placement.clock_mhz, read(told))
         if best is None or routed.fmax_mhz > best.fmax_mhz:
-            keep(read(written))
+            if not last:
+                keep(read(written))
             (directory / config).replace(directory / f"{name}.config")
             return routed
         return best

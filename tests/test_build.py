@@ -170,7 +170,7 @@ def nextpnr(body, *, tiles=84):
             print('"nextpnr-ecp5" -- Next Generation Place and Route (Version nextpnr-7.6.5)', file=sys.stderr)
             sys.exit()
         seed = int(args[args.index("--seed") + 1])
-        written = pathlib.Path(args[args.index("--write") + 1])
+        written = pathlib.Path(args[args.index("--write") + 1] if "--write" in args else os.devnull)
         if "--no-route" in args:
             written.write_text(json.dumps({placed(tiles)!r}))
             sys.exit()
