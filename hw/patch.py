@@ -114,7 +114,8 @@ class PatchBuffer(wiring.Component):
             turns.append((number, comes, wraps))
         r_addr = delay(m, "r_addr", self.r_addr, 1)  # the array is far away
         read = []
-        for n, addressed in enumerate(copies(m, "r_addr", r_addr, words)):
+        addresses = copies(m, "r_addr", r_addr, words)
+        for n, (addressed, joined) in enumerate(zip(addresses, config.joined_choices, strict=True)):
             ram = m.submodules[f"ram_{n}"] = Ram(
                 width=config.word_bits, depth=config.patch_depth, primitives=config.primitives
             )
@@ -123,7 +124,7 @@ class PatchBuffer(wiring.Component):
                 shared = zip(turns[n - half], turns[n], strict=True)
                 number, comes, wraps = (Mux(paired_later, *both) for both in shared)
             ours = later(f"ours_{n}", valid & (~paired | (second == int(n >= half))))
-            choices = {k: values[k * config.word_bits :][: config.word_bits] for k in config.joined_choices[n]}
+            choices = {k: values[k * config.word_bits :][: config.word_bits] for k in joined}
             m.d.comb += [
                 ram.w_addr.eq(later(f"at_{n}", (address + wraps)[: len(address)])),
                 ram.w_en.eq(later(f"enable_{n}", ours & (whole | comes))),
