@@ -1,13 +1,12 @@
-"""nextpnr-ecp5: places a design, routes it, and routes it again for faster clocks.
+"""nextpnr-ecp5: places a design, and routes it for several clocks.
 
-What is on slow paths of a placement is moved (:mod:`gen.refine`), and the router finds ways for a clock that it can
-surely reach. Then, clock by clock, it looks for other ways for those wires that are too slow, from the ways that it
-has: what wires contend for settles better step by step than at once, each end is a design to fall back on, and only
-when all wires have ways does nextpnr know how much each has to drive.
+What is on slow paths of a placement is moved (:mod:`gen.refine`). From there the router is asked for two clocks, side
+by side, between those that it surely reaches and those that it hardly does; then for two more, between the fastest that
+it reached and the slowest that it did not. All runs begin anew: nextpnr takes longer to read old routes than to find
+half of them again.
 """
 
 import json
-import math
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from boards.pll import CORE_HZ, achievable
 from boards.top import CORE_CLOCK_NET
 from gen import tools
 from gen.errors import GenError
-from gen.placement import CORE_NET, Placement, clock_nets
+from gen.placement import CORE_NET, Placement
 from gen.refine import refine
 from gen.steps import Steps
 
@@ -33,9 +32,8 @@ TOOL_LIMIT_S = 2 * 3600
 #: ever with a few wires.
 PATIENCE = 50
 
-#: What is asked for first, of the clock that the placement promises: of more, the router seldom finds an end at once.
-#: What next, of the clock that was reached, or of what was asked for where none was reached yet; and how often.
-FIRST_SHARE, FASTER, SLOWER, TRIES = 0.9, 1.05, 0.93, 3
+#: Between which clocks the router's best is looked for, of what the placement promises, and in how many rounds.
+SLOWEST, FASTEST, ROUNDS = 0.8, 1.01, 2
 
 #: Settings of nextpnr that no option sets. A net may go this many tiles beyond the box around its pins, half of the
 #: 85F; with 3, as it would be, nets in a crowd cannot go round it. The way that is left to go counts 60 % of what
@@ -157,11 +155,11 @@ class Routed:
 
 
 def readable(design: dict) -> dict:
-    """A design that nextpnr has written, for nextpnr to read and route with ``--no-pack --placer sa``.
+    """A placed design that nextpnr has written, for nextpnr to read and route with ``--no-pack --placer sa``.
 
     Inputs that nothing drives would get lost, and ports would be packed anew. Places become those that the placer has
     to take: of cells that have a place when they are read, nextpnr does not know yet which are carries and memory, and
-    the router would swap their inputs. Clocks get their ways on global networks anew.
+    the router would swap their inputs.
     """
     top = design["modules"]["top"]
     for cell in top["cells"].values():
@@ -169,8 +167,6 @@ def readable(design: dict) -> dict:
         for port, bits in cell["connections"].items():
             if not bits:
                 cell["connections"][port] = ["x"]
-    for name in clock_nets(design):
-        top["netnames"][name]["attributes"].pop("ROUTING", None)
     top["ports"], top["settings"] = {}, SETTINGS
     return design
 
@@ -203,9 +199,14 @@ def place_and_route(
         If nextpnr fails with every seed.
     """
     title = "place and route" if seeds == 1 else f"place and route, {seeds} seeds"
-    route = partial(_one_seed, board, directory, seeds, clock_mhz, placer)
-    with steps.step("place_and_route", title) as say, ThreadPoolExecutor(min(seeds, os.cpu_count() or 1)) as pool:
-        runs = [pool.submit(route, seed, say) for seed in range(1, seeds + 1)]
+    processors = os.cpu_count() or 1
+    with (
+        steps.step("place_and_route", title) as say,
+        ThreadPoolExecutor(processors) as tool_runs,
+        ThreadPoolExecutor(seeds) as pool,
+    ):
+        one = partial(_one_seed, board, directory, seeds, clock_mhz, placer, tool_runs, say)
+        runs = [pool.submit(one, seed) for seed in range(1, seeds + 1)]
         failures = [error for run in runs if (error := run.exception()) is not None]
         for error in failures:
             if not isinstance(error, GenError):
@@ -215,17 +216,15 @@ def place_and_route(
     return max((run.result() for run in runs if run.exception() is None), key=lambda routed: routed.fmax_mhz)
 
 
-def _one_seed(board, directory, seeds, clock_mhz, placer, seed, say):
-    """Place with one seed and route: for ``clock_mhz``, or for less than the placement promises, and again for more."""
+def _one_seed(board, directory, seeds, clock_mhz, placer, tool_runs, say, seed):
+    """Place with one seed, and route in ``tool_runs``: for ``clock_mhz``, or whatever clock is within reach."""
     name, label = f"nextpnr-{seed}", f"seed {seed}: " if seeds > 1 else ""
-    netlist, constraints, written, config, told = (
-        f"{name}-{what}" for what in ("read.json", "read.lpf", "written.json", "written.config", "report.json")
-    )
+    placed, netlist = f"{name}-placed.json", f"{name}-refined.json"
 
-    def nextpnr(stage, *more, watch=lambda line: None):
+    def nextpnr(stage, *more, what="", watch=lambda line: None):
         def on_line(line):
             if phase := nextpnr_phase(line):
-                say(label + phase)
+                say(label + what + phase)
             watch(line)
 
         arguments = [*board.nextpnr_arguments, "--seed", str(seed), "--timing-allow-fail", *more]
@@ -235,54 +234,49 @@ def _one_seed(board, directory, seeds, clock_mhz, placer, seed, say):
     def read(file):
         return json.loads((directory / file).read_text(encoding="utf-8"))
 
-    def keep(design):
-        (directory / netlist).write_text(json.dumps(readable(design)), encoding="utf-8")
-
-    nextpnr("place", "--json", "top.json", "--lpf", "top.lpf", *placer, "--no-route", "--write", written)
-    placement = Placement(read(written))
+    arguments = "--json", "top.json", "--lpf", "top.lpf", *placer, "--no-route", "--write", placed
+    tool_runs.submit(nextpnr, "place", *arguments).result()
+    placement = Placement(read(placed))
     refine(placement, lambda text: say(label + text))
-    keep(placement.design())
+    (directory / netlist).write_text(json.dumps(readable(placement.design())), encoding="utf-8")
+    routed = {}
 
-    def route(turn, asked_mhz, *more, **watch):
-        last = turn >= TRIES
-        more = more if last else (*more, "--write", written)
+    def route(asked_mhz, stage, *more, **watch):
+        """The routed design and its configuration, or None where the router makes no headway."""
+        constraints, config, told = (f"{name}-{stage}.{kind}" for kind in ("lpf", "config", "json"))
         clocks = {net: board.clock_in_hz / 1e6 for net in placement.clock_nets} | {CORE_NET: asked_mhz}
         lines = [f'FREQUENCY NET "{net}" {mhz:.2f} MHZ;\n' for net, mhz in clocks.items()]
         (directory / constraints).write_text("".join(lines), encoding="utf-8")
-        nextpnr(
-            f"route-{turn}", "--json", netlist, "--lpf", constraints, "--no-pack", "--placer", "sa",
-            "--router", "router2", "--textcfg", config, "--report", told, *more, **watch,
-        )  # fmt: skip
-        routed = Routed.from_report(seed, placement.clock_mhz, read(told))
-        if best is None or routed.fmax_mhz > best.fmax_mhz:
-            if not last:
-                keep(read(written))
-            (directory / config).replace(directory / f"{name}.config")
-            return routed
-        return best
-
-    best, beyond_mhz = None, math.inf
-    asked_mhz = clock_mhz or _possible(board, FIRST_SHARE * placement.clock_mhz)
-    for turn in range(1, TRIES + 1):
         try:
-            better = route(turn, asked_mhz, "--tmg-ripup", watch=RouterWatch())
+            nextpnr(
+                stage, "--json", netlist, "--lpf", constraints, "--no-pack", "--placer", "sa", "--router", "router2",
+                "--textcfg", config, "--report", told, *more, what=f"{asked_mhz:.1f} MHz: ", **watch,
+            )  # fmt: skip
         except tools.StopTool:
-            better = best
-        if better is best:
-            beyond_mhz = asked_mhz
-        best = better
-        if best is None:
-            asked_mhz = _possible(board, SLOWER * beyond_mhz)
-        elif clock_mhz and best.fmax_mhz >= clock_mhz:
-            break
-        else:
-            halfway_mhz = _possible(board, (best.fmax_mhz + beyond_mhz) / 2)
-            asked_mhz = min(clock_mhz or _possible(board, FASTER * best.fmax_mhz), halfway_mhz)
-            if asked_mhz <= best.fmax_mhz:
-                break
-    return best or route(TRIES + 1, asked_mhz)  # where nothing holds it to the clock any more
+            return None
+        return Routed.from_report(seed, placement.clock_mhz, read(told)), config
+
+    promised_mhz = clock_mhz or placement.clock_mhz
+    low, high = SLOWEST * promised_mhz, clock_mhz or FASTEST * promised_mhz
+    asked = [clock_mhz] if clock_mhz else _between(board, low, high)
+    for _ in range(ROUNDS):
+        runs = [
+            tool_runs.submit(route, mhz, f"route-{run}", "--tmg-ripup", watch=RouterWatch())
+            for run, mhz in enumerate(asked, len(routed) + 1)
+        ]
+        routed |= {mhz: run.result() for mhz, run in zip(asked, runs, strict=True)}
+        low = max((mhz for mhz, result in routed.items() if result), default=low)
+        high = min((mhz for mhz, result in routed.items() if not result), default=high)
+        best, config = max(filter(None, routed.values()), key=lambda result: result[0].fmax_mhz, default=(None, None))
+        fast_enough = best.fmax_mhz if best else 0
+        asked = [mhz for mhz in _between(board, low, high) if mhz not in routed and mhz > fast_enough]
+    if not best:  # where nothing holds it to the clock any more
+        best, config = tool_runs.submit(route, min(routed), f"route-{len(routed) + 1}").result()
+    (directory / config).replace(directory / f"{name}.config")
+    return best
 
 
-def _possible(board, mhz):
-    """The fastest clock of the PLL that is no faster, but for its slowest."""
-    return achievable(board.clock_in_hz, max(mhz * 1e6, CORE_HZ[0])).clock_mhz
+def _between(board, low, high):
+    """Clocks of the PLL, in MHz, at a third and two thirds of the way from ``low`` to ``high``, but for its slowest."""
+    thirds = (max(low + n * (high - low) / 3, CORE_HZ[0] / 1e6) for n in (1, 2))
+    return list(dict.fromkeys(achievable(board.clock_in_hz, mhz * 1e6).clock_mhz for mhz in thirds))

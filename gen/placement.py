@@ -12,7 +12,7 @@ import numpy as np
 
 from boards.top import CORE_CLOCK_NET
 
-__all__ = ["CORE_NET", "Placement", "clock_nets", "wire_ns"]
+__all__ = ["CORE_NET", "Placement", "wire_ns"]
 
 #: The core's clock as nextpnr names it, on its global network.
 CORE_NET = f"$glbnet${CORE_CLOCK_NET}"
@@ -234,7 +234,8 @@ class Placement:
     @property
     def clock_nets(self) -> list[str]:
         """Names of the nets that are on the die's global networks."""
-        return clock_nets(self._design)
+        nets = self._design["modules"]["top"]["netnames"]
+        return [name for name, net in nets.items() if int(net["attributes"].get("ECP5_IS_GLOBAL", "0"), 2)]
 
     def design(self) -> dict:
         """The design with its cells where they stand now."""
@@ -244,12 +245,6 @@ class Placement:
                 piece = f"SLICE{'ABCD'[slot // 2]}.{_LOGIC[cell['type']]}{slot % 2}"
                 cell["attributes"]["NEXTPNR_BEL"] = f"X{self.x[number]}/Y{self.y[number]}/{piece}"
         return self._design
-
-
-def clock_nets(design: dict) -> list[str]:
-    """Names of the nets of a design that are on the die's global networks."""
-    nets = design["modules"]["top"]["netnames"]
-    return [name for name, net in nets.items() if int(net["attributes"].get("ECP5_IS_GLOBAL", "0"), 2)]
 
 
 def _connected(cell, direction):
