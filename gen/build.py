@@ -71,7 +71,7 @@ def build(plan, *, directory: Path, verify: bool = True, seeds: int = 1, clock_m
     seeds : int
         Number of nextpnr seeds to try, as many side by side as there are processors; the fastest design is kept.
     clock_mhz : float, optional
-        What nextpnr is asked for, whatever the placement promises. Left out: less than it promises, then ever more.
+        What nextpnr is asked for first, whatever the placement promises. Left out: what it promises, or somewhat less.
 
     Raises
     ------

@@ -1,14 +1,12 @@
-"""Tools and the way to a bitstream: with small stand-ins for the tools, and (``synth``) with the real ones."""
+"""The way to a bitstream: with small stand-ins for the tools, and (``synth``) with the real ones."""
 
 import json
 import re
-import stat
 import sys
-import textwrap
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
-from placed_designs import cell, design
+from stand_ins import CONFIG, ECPPACK, YOSYS, make_plan, make_report, nextpnr
 
 import boards
 from boards.pll import achievable
@@ -16,10 +14,6 @@ from boards.top import emit
 from gen import tools
 from gen.build import build, count, retune, yosys_phase
 from gen.errors import GenError
-from gen.place_and_route import PATIENCE, Routed, RouterWatch, nextpnr_phase
-from gen.placement import Placement
-from gen.table import Layer, Quantization, Table, TensorType
-from hw.places import CORE_ANYWHERE
 
 #: Echoes bytes, each times one in a hard multiplier, through a block RAM.
 CORE = """
@@ -61,127 +55,6 @@ endmodule
 """
 
 
-def make_plan(board="ulx3s", *, clock_mhz=110.0, core="module core; endmodule\n"):
-    """What :func:`build` needs of a plan."""
-    tensor = TensorType((4,), quantization=Quantization(0.5, 0))
-    table = Table("echo", {"x": tensor}, (Layer("y", "reshape", ("x",), tensor),), ("y",))
-    return SimpleNamespace(
-        places_on_die=CORE_ANYWHERE,
-        table=table,
-        board=boards.get(board),
-        verilog=lambda: core,
-        report=lambda: {"model": "echo", "cycles": 1000, "resources": {"lut": {"used": 1, "available": 2}}},
-        clock_mhz_estimate=clock_mhz,
-        cycles=1000,
-    )
-
-
-# Stand-ins for the tools
-
-
-CONFIG = """\
-.device LFE5U-85F
-
-.tile_group MIB_R4C0:PLL0_UL MIB_R5C0:PLL1_UL
-word: CLKI_DIV 0000000
-word: CLKFB_DIV 0000000
-word: CLKOP_DIV 0010101
-word: CLKOP_CPHASE 0010101
-word: CLKOS_DIV 0000100
-word: CLKOS_CPHASE 0000100
-word: CLKOS2_DIV 0000111
-word: CLKOS2_CPHASE 0000000
-"""
-
-
-def make_report(fmax_mhz=123.4, *, serial_mhz=150.0, core_net="$glbnet$core_clk"):
-    """A report as nextpnr writes it, of one core path with two arcs of logic and one of routing."""
-    place = [
-        {"type": "clk-to-q", "delay": 0.525, "from": {"cell": "core.a", "port": "Q"}, "to": {"cell": "core.a"}},
-        {"type": "routing", "delay": 7.3, "from": {"cell": "core.a", "port": "Q"}, "to": {"cell": "core.b"}},
-        {"type": "setup", "delay": 0.25, "from": {"cell": "core.b"}, "to": {"cell": "core.b", "port": "DI"}},
-    ]
-    cells = {"TRELLIS_COMB": 83640, "TRELLIS_FF": 83640, "MULT18X18D": 156, "DP16KD": 208, "DCCA": 56}
-    clocks = {"$glbnet$i": (serial_mhz, 25), core_net: (fmax_mhz, 110)}
-    return {
-        "fmax": {net: {"achieved": achieved, "constraint": asked} for net, (achieved, asked) in clocks.items()},
-        "critical_paths": [
-            {"from": "posedge $glbnet$i", "to": "posedge $glbnet$i", "path": []},
-            {"from": f"posedge {core_net}", "to": "<async>", "path": []},
-            {"from": f"posedge {core_net}", "to": f"posedge {core_net}", "path": place},
-        ],
-        "utilization": {cell: {"used": n, "available": count} for n, (cell, count) in enumerate(cells.items(), 7)},
-    }
-
-
-@pytest.fixture
-def fake_tools(tmp_path, monkeypatch):
-    """A function that puts a Python program in the place of a tool; working stand-ins are there already."""
-    folder = tmp_path / "tools"
-    folder.mkdir()
-
-    def put(tool, program):
-        path = folder / tool
-        path.write_text(f"#!{sys.executable}\nimport json, os, pathlib, sys, time\nargs = sys.argv[1:]\n" + program)
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-        monkeypatch.setenv(tools.variable(tool), str(path))
-
-    put("yosys", YOSYS)
-    put("nextpnr-ecp5", nextpnr(f"report = {make_report()!r}"))
-    put("ecppack", ECPPACK)
-    return put
-
-
-YOSYS = """
-if args == ["-V"]:
-    print("Yosys 0.99+12 (git sha1 0123456, clang 1.2.3)")
-elif "write_verilog" in args[-1]:
-    pathlib.Path("design.v").write_text("// from " + pathlib.Path("design.il").read_text())
-else:
-    assert pathlib.Path("core.v").exists() and pathlib.Path("top.v").exists()
-    print("3.1. Executing SYNTH pass.")
-    pathlib.Path("top.json").write_text(json.dumps({"modules": {"top": {"cells": {}, "ports": {}}}}))
-"""
-
-ECPPACK = """
-if args == ["--version"]:
-    print("Project Trellis ecppack Version 9.8-7-g654")
-else:
-    config = pathlib.Path(args[args.index("--input") + 1]).read_text()
-    pathlib.Path(args[args.index("--bit") + 1]).write_text("bits of " + config)
-"""
-
-
-def placed(tiles):
-    """A placed design of two multipliers so many tiles apart."""
-    return design(
-        a=cell("MULT18X18D", "X2/Y10/MULT18_0", P0=2), b=cell("MULT18X18D", f"X{2 + tiles}/Y10/MULT18_1", A0=2),
-        c=cell("TRELLIS_FF", "X9/Y9/SLICEA.FF0", Q=3),
-    )  # fmt: skip
-
-
-def nextpnr(body, *, tiles=84):
-    """A nextpnr whose ``body``, which routes, sets ``report``, and may look at ``seed`` and ``args``.
-
-    Its placement is that of two multipliers so many tiles apart.
-    """
-    program = f"""
-        if args == ["--version"]:
-            print('"nextpnr-ecp5" -- Next Generation Place and Route (Version nextpnr-7.6.5)', file=sys.stderr)
-            sys.exit()
-        seed = int(args[args.index("--seed") + 1])
-        if "--no-route" in args:
-            pathlib.Path(args[args.index("--write") + 1]).write_text(json.dumps({placed(tiles)!r}))
-            sys.exit()
-        assert "--no-pack" in args and args[args.index("--placer") + 1] == "sa"
-        design = json.loads(pathlib.Path(args[args.index("--json") + 1]).read_text())
-        @BODY@
-        pathlib.Path(args[args.index("--textcfg") + 1]).write_text({CONFIG!r})
-        pathlib.Path(args[args.index("--report") + 1]).write_text(json.dumps(report))
-    """
-    return textwrap.dedent(program).replace("@BODY@", body)
-
-
 # Reading logs, reports and configurations
 
 
@@ -197,81 +70,6 @@ def nextpnr(body, *, tiles=84):
 )
 def test_yosys_phase(line, phase):
     assert yosys_phase(line) == phase
-
-
-@pytest.mark.parametrize(
-    ("line", "phase"),
-    (
-        ("Info: Packing carries...\n", "packing carries"),
-        ("Info:     at iteration #7, type ALL: wirelen solved = 1, spread = 2\n", "placing, iteration 7"),
-        ("Info:   at iteration #5: temp = 0.000000, timing cost = 65\n", "refining the placement, iteration 5"),
-        ("Info:     iter=12 wires=99 overused=3 overuse=4 tmgfail=0\n", "routing, iteration 12, 3 wires overused"),
-        ("Info: Running router1 to check that route is legal...\n", "checking the routes"),
-        ("Warning: something else\n", None),
-    ),
-)
-def test_nextpnr_phase(line, phase):
-    assert nextpnr_phase(line) == phase
-
-
-def router_line(iteration, overused, failed):
-    return f"Info:     iter={iteration} wires=4000 overused={overused} overuse=9 tmgfail={failed} archfail=NA\n"
-
-
-def test_router_watch_ends_what_comes_no_nearer():
-    """It counts wires of both kinds, from the iteration with the fewest on."""
-    watch = RouterWatch()
-    for iteration, (overused, failed) in enumerate(((5000, 0), (40, 10), (49, 0), (48, 1), (900, 900))):
-        watch(router_line(iteration, overused, failed))
-    watch("Info: something else\n")
-    for iteration in range(5, 2 + PATIENCE):
-        watch(router_line(iteration, iteration % 7, 49))
-    watch(router_line(2 + PATIENCE, 0, 48))
-    watch(router_line(1 + 2 * PATIENCE, 48, 0))
-    with pytest.raises(tools.StopTool):
-        watch(router_line(2 + 2 * PATIENCE, 48, 0))
-
-
-def test_router_watch_begins_anew_at_an_end():
-    """Where ways cannot be bound, the router goes on from more."""
-    watch = RouterWatch()
-    for iteration, overused in enumerate((9, 0, 120)):
-        watch(router_line(iteration, overused, 0))
-    for iteration in range(3, 2 + PATIENCE):
-        watch(router_line(iteration, 120, 0))
-    with pytest.raises(tools.StopTool):
-        watch(router_line(2 + PATIENCE, 120, 0))
-
-
-def test_router_watch_lets_go_on_what_only_looks_for_ways():
-    watch = RouterWatch()
-    for iteration in range(3 * PATIENCE):
-        watch(f"Info:     iter={iteration} wires=4000 overused=7 overuse=9 archfail=NA\n")
-
-
-def test_routed_reads_the_cores_clock_path_and_cells():
-    routed = Routed.from_report(3, 130.5, make_report(123.4))
-    assert (routed.seed, routed.promised_mhz, routed.asked_mhz, routed.fmax_mhz) == (3, 130.5, 110, 123.4)
-    assert routed.resources == {
-        "lut": {"used": 7, "available": 83640},
-        "ff": {"used": 8, "available": 83640},
-        "mult": {"used": 9, "available": 156},
-        "ebr": {"used": 10, "available": 208},
-    }
-    assert routed.critical_path == {
-        "from": "core.a.Q",
-        "to": "core.b.DI",
-        "delay_ns": 8.075,
-        "logic_ns": 0.775,
-        "routing_ns": 7.3,
-    }
-
-
-def test_routed_refuses_a_slow_serial_port_and_a_missing_clock():
-    with pytest.raises(GenError, match=r"^clock \$glbnet\$i reaches 24.90 MHz of 25.00 MHz$"):
-        Routed.from_report(1, 110, make_report(serial_mhz=24.9))
-    with pytest.raises(GenError, match="^nextpnr reports no clock 'core_clk'"):
-        Routed.from_report(1, 110, make_report(core_net="other_clk"))
 
 
 def test_retune_changes_the_five_words_of_the_pll():
@@ -322,22 +120,6 @@ def test_the_clock_is_the_fastest_that_the_routed_design_meets(fake_tools, tmp_p
     }
 
 
-def test_settings_without_an_option(fake_tools, tmp_path):
-    """The placed netlist carries them: nets go round a crowd, by the best way, and nothing is annealed."""
-    settings = {
-        "router2/bbMargin/x": 64, "router2/bbMargin/y": 32, "router2/estimateWeight": "0.6",
-        "router2/initCurrCongWeight": "8", "placer1/startTemp": "0.00000001",
-    }  # fmt: skip
-    body = f"""
-report = {make_report()!r}
-design = json.loads(pathlib.Path(args[args.index("--json") + 1]).read_text())
-if design["modules"]["top"]["settings"] != {settings!r}:
-    sys.exit("ERROR: other settings")
-"""
-    fake_tools("nextpnr-ecp5", nextpnr(body))
-    assert build(make_plan(), directory=tmp_path, verify=False)["timing_met"]
-
-
 PACK_ONLY = """
 report = {}
 assert args[-1] == "--pack-only" and "--textcfg" not in args
@@ -377,75 +159,6 @@ def test_a_count_that_is_not_told(fake_tools, tmp_path):
     )  # fmt: skip
     with pytest.raises(GenError, match="board 'sim' exists only for simulation and cannot be built"):
         count(make_plan("sim"), directory=tmp_path)
-
-
-def test_the_best_of_several_seeds_is_kept(fake_tools, tmp_path):
-    reports = {seed: make_report(fmax) for seed, fmax in ((1, 101.0), (2, 131.0), (4, 131.0))}
-    fake_tools("nextpnr-ecp5", nextpnr(f"report = {reports!r}.get(seed) or sys.exit('ERROR: seed 3 does not route')"))
-    report = build(make_plan(), directory=tmp_path, verify=False, seeds=4)
-    assert (report["seed"], report["fmax_mhz"]) == (2, 131.0)
-    assert "seed 3 does not route" in (tmp_path / "nextpnr-3-route-1.log").read_text()
-
-
-@pytest.mark.parametrize(
-    ("routable", "asked", "reached"),
-    (
-        # Of 80 to 101 % of what the placement promises, 118.8 MHz, a third and two thirds: the PLL's next clocks.
-        (130, ["103.12", "110.71", "112.5", "116.67"], 117),
-        (108, ["103.12", "105.36", "107.5", "110.71 stopped"], 108),
-        (106, ["103.12", "105.36", "107.5 stopped", "110.71 stopped"], 106),
-        (102, ["100.0", "103.12 stopped", "110.71 stopped", "97.5"], 101),
-        (60, ["100.0 stopped", "103.12 stopped", "110.71 stopped", "97.5 at most", "97.5 stopped"], 60),
-    ),
-)
-def test_what_is_asked_for_follows_placement_and_router(fake_tools, tmp_path, routable, asked, reached):
-    asking(fake_tools, 84, routable)
-    report = build(make_plan(), directory=tmp_path, verify=False)
-    assert sorted((tmp_path / "asked").read_text().splitlines()) == asked
-    assert report["fmax_mhz"] == reached
-    assert report["clock_mhz_promised"] == pytest.approx(Placement(placed(84)).clock_mhz)
-
-
-@pytest.mark.parametrize(
-    ("routable", "asked"),
-    (
-        (130, ["119.0"]),
-        (118, ["103.12", "110.71", "119.0 stopped"]),
-    ),
-)
-def test_a_clock_to_insist_on(fake_tools, tmp_path, routable, asked):
-    """Whatever the placement promises; but the router may not do it."""
-    asking(fake_tools, 100, routable)
-    build(make_plan(), directory=tmp_path, verify=False, clock_mhz=119)
-    assert sorted((tmp_path / "asked").read_text().splitlines()) == asked
-
-
-def test_the_router_may_find_less_than_it_was_asked_for(fake_tools, tmp_path):
-    """Then it is asked for what the PLL has in between, and the fastest is kept."""
-    asking(fake_tools, 84, 130, "118.5 if asked == 119 else 118.9")
-    report = build(make_plan(), directory=tmp_path, verify=False, clock_mhz=119)
-    assert sorted((tmp_path / "asked").read_text().splitlines()) == ["118.75", "119.0"]
-    assert report["fmax_mhz"] == 118.9
-    assert report["clock_mhz_asked"] == 118.75
-
-
-def asking(fake_tools, tiles, routable, reached="int(asked) + 1"):
-    """A nextpnr that routes up to a clock, and leaves in ``asked`` what it was asked for and what became of it."""
-    body = f"""
-ripup = "--tmg-ripup" in args
-lines = open(args[args.index("--lpf") + 1]).read().splitlines()
-asked, = (float(line.split()[3]) for line in lines if line.startswith('FREQUENCY NET "$glbnet$core_clk" '))
-stopped = ripup and asked > {routable}
-report = {make_report(97.0)!r}
-report["fmax"]["$glbnet$core_clk"] = {{"achieved": min({routable}, {reached}), "constraint": asked}}
-told = [str(asked), *["stopped"] * stopped, *["at most"] * (not ripup)]
-open("asked", "a").write(" ".join(told) + chr(10))
-iteration = 0
-while stopped:
-    iteration += 1
-    print(f"Info:     iter={{iteration}} wires=1 overused=0 overuse=0 tmgfail=1", flush=True)
-"""
-    fake_tools("nextpnr-ecp5", nextpnr(body, tiles=tiles))
 
 
 @pytest.mark.parametrize(
@@ -525,65 +238,6 @@ def test_what_cannot_be_built_is_refused(tmp_path):
     with pytest.raises(GenError, match="^seeds must be at least 1, not 0$"):
         build(make_plan(), directory=tmp_path / "out", seeds=0)
     assert not (tmp_path / "out").exists()
-
-
-# Tools
-
-
-def test_a_users_tool_must_exist(monkeypatch, tmp_path):
-    monkeypatch.setenv("NEXTPNR_ECP5", str(tmp_path / "nowhere"))
-    with pytest.raises(GenError, match="^NEXTPNR_ECP5 must name a program, not '.*/nowhere': there is none"):
-        build(make_plan(), directory=tmp_path / "out", verify=False)
-
-
-def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.delenv("YOSYS", raising=False)
-    monkeypatch.setattr(tools.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(GenError, match="^yosys is not installed: install the package pyosys with pip, or name"):
-        tools.command("yosys")
-
-
-def test_a_tool_that_is_no_program_is_named(monkeypatch, tmp_path):
-    (tmp_path / "ecppack").write_bytes(b"\x7fELF nonsense")
-    (tmp_path / "ecppack").chmod(0o755)
-    monkeypatch.setenv("ECPPACK", str(tmp_path / "ecppack"))
-    for call in (lambda: tools.version("ecppack"), lambda: tools.run("ecppack", [], directory=tmp_path, log="x.log")):
-        with pytest.raises(GenError, match="^ecppack cannot be run: .*/ecppack: Exec format error$"):
-            call()
-
-
-def test_a_tool_that_takes_too_long_is_stopped(fake_tools, tmp_path):
-    fake_tools("yosys", "print('working', flush=True)\ntime.sleep(60)")
-    with pytest.raises(GenError, match=r"^yosys ran for more than 0.5 s and was stopped; its log is .*/y.log$"):
-        tools.run("yosys", [], directory=tmp_path, log="y.log", timeout_s=0.5)
-
-
-def test_a_failure_shows_the_last_lines_where_none_tells_of_an_error(fake_tools, tmp_path):
-    fake_tools("yosys", "print('\\n'.join(map(str, range(50))))\nsys.exit(9)")
-    with pytest.raises(GenError) as caught:
-        tools.run("yosys", [], directory=tmp_path, log="y.log")
-    assert str(caught.value).splitlines()[1:] == [f"  {n}" for n in range(44, 50)]
-    assert (tmp_path / "y.log").read_text().split() == [str(n) for n in range(50)]
-
-
-def test_verilator_needs_a_compiler(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(GenError, match=r"^Verilator needs g\+\+, make, perl; not found: g\+\+, make, perl \(Debian"):
-        tools.verilator_environment()
-
-
-def test_verilators_environment(monkeypatch, tmp_path):
-    for name in ("g++", "make", "perl", "verilator"):
-        (tmp_path / name).touch(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("VERILATOR", raising=False)
-    environment = tools.verilator_environment()
-    assert environment["PATH"] == f"{environment['VERILATOR_ROOT']}/bin:{tmp_path}"
-    assert tools.command("verilator") == [f"{environment['VERILATOR_ROOT']}/bin/verilator"]
-    monkeypatch.setenv("VERILATOR", "verilator")
-    monkeypatch.setenv("VERILATOR_ROOT", "/elsewhere")
-    environment = tools.verilator_environment()
-    assert environment["PATH"] == f"{tmp_path}:{tmp_path}" and "VERILATOR_ROOT" not in environment
 
 
 # With the real tools
