@@ -38,8 +38,8 @@ SLOWEST, FASTEST, ROUNDS = 0.8, 1.01, 2
 #: Settings of nextpnr that no option sets. A net may go this many tiles beyond the box around its pins, half of the
 #: 85F; with 3, as it would be, nets in a crowd cannot go round it. The way that is left to go counts 60 % of what
 #: nextpnr predicts, which is twice what long wires take; with 125 %, as it would be, the first way found is taken.
-#: Wires that another net has cost 9 times as much from the beginning; with 1.5 times, as it would be, it takes twice
-#: the iterations. And where the placer has only to take places as they are, it need not anneal.
+#: Wires that another net has cost 9 times as much from the beginning; with 1.5 times, as it would be, twice as many are
+#: shared after the first iteration. And where the placer has only to take places as they are, it need not anneal.
 SETTINGS = {
     "router2/bbMargin/x": 64,
     "router2/bbMargin/y": 32,
