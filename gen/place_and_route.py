@@ -2,8 +2,7 @@
 
 What is on slow paths of a placement is moved (:mod:`gen.refine`). From there the router is asked for two clocks, side
 by side, between those that it surely reaches and those that it hardly does; then for two more, between the fastest that
-it reached and the slowest that it did not. All runs begin anew: nextpnr takes longer to read old routes than to find
-half of them again.
+it reached and the slowest that it did not. All runs begin from the placement, for nextpnr takes long to read routes.
 """
 
 import json
@@ -189,7 +188,7 @@ def place_and_route(
     seeds : int
         As many are tried side by side as there are processors.
     clock_mhz : float, optional
-        What is asked for, whatever the placement promises.
+        What is asked for first, whatever the placement promises.
     steps : Steps
         Gets the step ``place_and_route``.
 
@@ -256,9 +255,11 @@ def _one_seed(board, directory, seeds, clock_mhz, placer, tool_runs, say, seed):
             return None
         return Routed.from_report(seed, placement.clock_mhz, read(told)), config
 
-    promised_mhz = clock_mhz or placement.clock_mhz
-    low, high = SLOWEST * promised_mhz, clock_mhz or FASTEST * promised_mhz
-    asked = [clock_mhz] if clock_mhz else _between(board, low, high)
+    if clock_mhz:
+        low, high, asked = SLOWEST * clock_mhz, clock_mhz, [clock_mhz]
+    else:
+        low, high = SLOWEST * placement.clock_mhz, FASTEST * placement.clock_mhz
+        asked = _between(board, low, high)
     for _ in range(ROUNDS):
         runs = [
             tool_runs.submit(route, mhz, f"route-{run}", "--tmg-ripup", watch=RouterWatch())
@@ -268,8 +269,8 @@ def _one_seed(board, directory, seeds, clock_mhz, placer, tool_runs, say, seed):
         low = max((mhz for mhz, result in routed.items() if result), default=low)
         high = min((mhz for mhz, result in routed.items() if not result), default=high)
         best, config = max(filter(None, routed.values()), key=lambda result: result[0].fmax_mhz, default=(None, None))
-        fast_enough = best.fmax_mhz if best else 0
-        asked = [mhz for mhz in _between(board, low, high) if mhz not in routed and mhz > fast_enough]
+        reached_mhz = best.fmax_mhz if best else 0
+        asked = [mhz for mhz in _between(board, low, high) if mhz not in routed and mhz > reached_mhz]
     if not best:  # where nothing holds it to the clock any more
         best, config = tool_runs.submit(route, min(routed), f"route-{len(routed) + 1}").result()
     (directory / config).replace(directory / f"{name}.config")

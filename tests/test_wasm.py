@@ -9,6 +9,8 @@ import pytest
 from gen import wasm
 
 TOOL = """
+import ctypes
+
 import wasmtime
 
 def run(arguments):
@@ -17,7 +19,6 @@ def run(arguments):
     module = wasmtime.Module(engine, '(module (memory (export "memory") 1))')
     instance = wasmtime.Linker(engine).instantiate(store, module)
     address = instance.exports(store)["memory"].data_ptr(store)
-    import ctypes
     address, inside = ctypes.cast(address, ctypes.c_void_p).value, False
     for line in open("/proc/self/smaps"):
         first, *rest = line.split()
