@@ -3,6 +3,8 @@
 import zlib
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
+from math import inf
+from operator import itemgetter
 
 import numpy as np
 from amaranth import ClockDomain
@@ -19,7 +21,7 @@ from gen.order import Row
 from gen.packing import obstacle, pair_channels
 from gen.plan_print import render
 from gen.resources import RESOURCES, estimate, expected_clock_hz, share
-from gen.stages import Stage, results_of, stages_of, window_bits
+from gen.stages import Stage, results_of, stages_of
 from gen.table import Table
 from gen.tools import rtlil_to_verilog
 from gen.waits import WAITS, StageCycles
@@ -33,13 +35,20 @@ from hw.requantise import Requantiser
 __all__ = ["FAST_ENOUGH_US", "Candidate", "Plan", "plan"]
 
 #: An inference that takes no longer is fast enough for a smaller array, which builds in minutes, to be worth more.
-FAST_ENOUGH_US = 100
+FAST_ENOUGH_US = 20
 
-#: N and feature words in a patch word of the arrays that are looked at; patch words as long as a window's taps, or two
-#: windows', only where there are the multipliers.
-_LANES = 2, 3, 4, 5, 6, 8
-_WORDS = 1, 2, 3, 4
-_LONG_WORDS = TAPS, 2 * TAPS
+#: What a smaller array may take, of the time of the fastest.
+_NEARLY = 1.03
+
+#: N and feature words in a patch word of the arrays that may be chosen, K being N times these.
+_LANES = 2, 3, 4, 5, 6, 8, 10, 12, 16
+_WORDS = range(1, 2 * TAPS + 1)
+
+#: Largest K and N.
+_MOST_ROWS, _MOST_LANES = 128, 16
+
+#: As many arrays are planned, so that people see what a plan was chosen from, however soon the fastest is known.
+_SHOWN = 12
 
 #: Most of its time that the array may wait for the residual adder, or for the depthwise engine, to make them smaller.
 _WAITING_SHARE = 0.01
@@ -106,10 +115,6 @@ class Plan:
         Where the tensors lie in the feature memory.
     addresses : list of Addresses
         Where each stage's weights and parameters begin.
-    cycles : int
-        Exact cycles of an inference, from start to the last output byte readable.
-    stage_cycles : list of StageCycles
-        When each stage ran.
     resources : dict of str to int
         Estimated ``lut``, ``ff``, ``mult``, ``ebr``.
     places_on_die : CorePlaces
@@ -127,12 +132,24 @@ class Plan:
     config: CoreConfig
     places: dict[str, Placement]
     addresses: list[schedule.Addresses]
-    cycles: int
-    stage_cycles: list[StageCycles]
     resources: dict[str, int]
     places_on_die: CorePlaces
     candidates: tuple[Candidate, ...] = ()
     reason: str = ""
+
+    @cached_property
+    def _timing(self):
+        return schedule.cycles_of(self.stages, self.order, self.config)
+
+    @property
+    def cycles(self) -> int:
+        """Exact cycles of an inference, from start to the last output byte readable."""
+        return self._timing[0]
+
+    @property
+    def stage_cycles(self) -> list[StageCycles]:
+        """When each stage ran."""
+        return self._timing[1]
 
     @property
     def clock_mhz_estimate(self) -> float:
@@ -258,9 +275,11 @@ def plan(
 
     With ``packing`` two output channels share each multiplier wherever N is even and the weights allow it, without it
     none do; for None, arrays of either kind are looked at. Likewise arrays that make 1 of the ``pixels`` at a time, and
-    those that make 2 where that saves cycles, which takes more requantisers. Of the arrays that fit it takes the
-    smallest that is fast enough (:data:`FAST_ENOUGH_US`). Where none is, the fastest; and of those within 3 % of that,
-    the smallest.
+    those that make 2 where that saves cycles, which takes more requantisers.
+
+    Of the arrays that fit it takes the smallest of those within 3 % of the fastest, or that are fast enough
+    (:data:`FAST_ENOUGH_US`). They are planned by the cycles that their sums take, which is the least that an inference
+    can; once that alone is more than it may be, all others are slower still.
 
     Raises
     ------
@@ -272,16 +291,20 @@ def plan(
     stages = stages_of(table)
     if array is not None:
         k, n = array
-        if not 1 <= n <= 16 or not 1 <= k <= 128 or k % n:
-            raise GenError(f"array {k}x{n}: K must be a multiple of N and at most 128, N must be in 1..16")
+        if not 1 <= n <= _MOST_LANES or not 1 <= k <= _MOST_ROWS or k % n:
+            raise GenError(
+                f"array {k}x{n}: K must be a multiple of N and at most {_MOST_ROWS}, N must be in 1..{_MOST_LANES}"
+            )
         sizes = [(n, k // n)]
     else:
-        most = 2 * board.resources["mult"]
-        sizes = [(n, w) for n in _LANES for w in (*_WORDS, *(long for long in _LONG_WORDS if n * n * long <= most))]
+        sizes = [(n, words) for n in _LANES for words in _WORDS if n * words <= _MOST_ROWS]
     tables = [(table, stages)]
     if packing is not False and (other := pair_channels(table)) is not table:
         tables.append((other, stages_of(other)))
-    plans = [_planned(board, *choice) for size in sizes for choice in _choices(tables, *size, packing, pixels)]
+    choices = [choice for size in sizes for choice in _choices(tables, *size, packing, pixels)]
+    if array is None:
+        choices = [choice for choice in choices if _multipliers(choice[2]) <= board.resources["mult"]] or choices
+    plans, slowest_us = _search(board, choices)
     fitting = [candidate for candidate in plans if candidate.fits]
     if not fitting:
         closest = min(plans, key=_excess)
@@ -291,19 +314,36 @@ def plan(
             f"{problems}\n  {_way_out(plans)}",
             closest.problems,
         )
-    enough = [candidate for candidate in fitting if candidate.latency_us <= FAST_ENOUGH_US]
-    fastest = min(candidate.latency_us for candidate in fitting)
-    near = enough or [candidate for candidate in fitting if candidate.latency_us <= 1.03 * fastest]
+    near = [candidate for candidate in fitting if candidate.latency_us <= slowest_us]
     chosen = min(near, key=lambda candidate: (candidate.resources["lut"], candidate.cycles))
-    if len(plans) == 1:
+    if len(choices) == 1:
         reason = "the array that was asked for"
-    elif enough:
-        reason = f"the smallest of the {len(enough)} that fit and take at most {FAST_ENOUGH_US} us"
     elif len(near) == 1:
         reason = "the fastest that fits"
-    else:
+    elif slowest_us > FAST_ENOUGH_US:
         reason = f"the smallest of the {len(near)} that fit and are within 3 % of the fastest of these"
+    else:
+        reason = f"the smallest of the {len(near)} that fit and take at most {FAST_ENOUGH_US} us"
+    if left := len(choices) - len(plans):
+        reason += f"; {left} more are slower, for their sums alone take longer"
     return replace(chosen, candidates=tuple(_candidate(other, other is chosen) for other in plans), reason=reason)
+
+
+def _search(board, choices):
+    """Plans of all ``choices`` that may be the one to take, and of a few more; and the longest that it may take, in us.
+
+    Where nothing fits, the plans of all.
+    """
+    fastest_clock = expected_clock_hz(0) / 1e6
+    ranked = sorted(((_least_cycles(*choice[1:]) / fastest_clock, choice) for choice in choices), key=itemgetter(0))
+    plans, slowest_us = [], inf
+    for least_us, choice in ranked:
+        if least_us > slowest_us and len(plans) >= _SHOWN:
+            break
+        plans.append(candidate := _planned(board, *choice))
+        if candidate.fits:
+            slowest_us = min(slowest_us, max(_NEARLY * candidate.latency_us, FAST_ENOUGH_US))
+    return plans, slowest_us
 
 
 def _candidate(planned, chosen):
@@ -403,8 +443,7 @@ def _planned(board, table, stages, array):
     patch_depth = max(_PATCH_DEPTHS[0], least_depth)
     multiplier_bits = 31 + int(max(0, *(s.shift.max() for s in every)))
     # Requantisers get the multipliers that the array leaves, the depthwise engine's first.
-    multipliers = array.columns * array.array_rows
-    left = max(0, board.resources["mult"] - multipliers) // Requantiser.hard_multipliers
+    left = max(0, board.resources["mult"] - _multipliers(array)) // Requantiser.hard_multipliers
     left = left if multiplier_bits <= Requantiser.hard_multiplier_bits else 0
     hard_lanes = min(left, array.depthwise_lanes)
     hard_columns = tuple(range(min(left - hard_lanes, lanes)))
@@ -450,8 +489,7 @@ def _planned(board, table, stages, array):
         config = min(config, small, key=lambda one: estimate(one)["ebr"])
     if die.columns:
         die = place_memories(die, board, config)
-    cycles, report = schedule.cycles_of(stages, order, config)
-    return Plan(table, board, stages, order, config, places, addresses, cycles, report, estimate(config), die)
+    return Plan(table, board, stages, order, config, places, addresses, estimate(config), die)
 
 
 def _with_lanes(stages, array):
@@ -468,23 +506,35 @@ def _with_lanes(stages, array):
     return array
 
 
+def _multipliers(array):
+    """Hardware multipliers of the array itself."""
+    return array.columns * array.array_rows
+
+
 def _busy_cycles(stages, array):
     """Cycles of all stages, each as many as its windows take or its sums, whichever are more."""
-    total = 0
+    return sum(max(cycles) for cycles in _needed_cycles(stages, array))
+
+
+def _least_cycles(stages, array):
+    """Cycles in which the array sums: an inference takes more."""
+    return sum(sums for _, sums in _needed_cycles(stages, array))
+
+
+def _needed_cycles(stages, array):
+    """For each stage, the cycles that its windows take, and its sums."""
     for stage in stages:
-        patches, width = patches_of(stage, array), len(stage.region.columns)
+        patches, width, height = patches_of(stage, array), len(stage.region.columns), len(stage.region.rows)
         sums = ceil_div(width, patches.pixels) * patches.sum_words * ceil_div(stage.output_shape[2], array.lanes)
-        total += len(stage.region.rows) * max(width * patches.cycles, sums)
-    return total
+        yield height * width * patches.cycles, height * sums
 
 
 def _lane_windows(scalings, lanes):
     """The window of each requantiser that every ``lanes``-th channel falls to."""
     windows = [4] * lanes
     for scaling in scalings:
-        needed = window_bits(scaling)
-        for n in range(min(lanes, len(needed))):
-            windows[n] = max(windows[n], int(needed[n::lanes].max()))
+        for n in range(min(lanes, len(scaling.window_bits))):
+            windows[n] = max(windows[n], int(scaling.window_bits[n::lanes].max()))
     return tuple(windows)
 
 

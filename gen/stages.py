@@ -6,6 +6,7 @@ residual adder (``sum``) adds those of another tensor.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise, product
 from math import prod
 
@@ -26,7 +27,6 @@ __all__ = [
     "sources_of",
     "stages_of",
     "stages_or_problems",
-    "window_bits",
 ]
 
 #: Operators that only move data between the accelerator's results and the network's outputs: the host's reading order.
@@ -56,6 +56,11 @@ class Scaling:
         y = golden.multiply_by_quantized_multiplier(total, self.multiplier, self.shift) + self.zero_point
         return np.clip(y, *self.clamp)
 
+    @cached_property
+    def window_bits(self) -> np.ndarray:
+        """Bits that each channel's ``sum + bias`` needs in the requantiser: beyond them the clamp has decided."""
+        return _window_bits(self.bias - self.reach, self.bias + self.reach, self.results)
+
 
 @dataclass(frozen=True, eq=False)
 class ResidualScaling:
@@ -78,7 +83,7 @@ class ResidualScaling:
 
     @property
     def window_bits(self) -> int:
-        """As :func:`window_bits`, of the scaled sum."""
+        """As those of :class:`Scaling`, of the scaled sum."""
         return int(_window_bits(np.array([-(1 << 28)]), np.array([1 << 28]), self.results)[0])
 
 
@@ -688,11 +693,6 @@ def _settled(weights, scaling, channel_axis):
         shift=np.where(constant, 0, scaling.shift),
         reach=np.where(constant, 0, scaling.reach),
     )
-
-
-def window_bits(scaling: Scaling) -> np.ndarray:
-    """Bits that each channel's ``sum + bias`` needs in the requantiser: beyond them the clamp has decided."""
-    return _window_bits(scaling.bias - scaling.reach, scaling.bias + scaling.reach, scaling.results)
 
 
 def _window_bits(lowest, highest, results):
