@@ -78,9 +78,9 @@ def _depthwise(config):
 
 
 def _patch_buffer(config):
-    """Selection among the feature words that may go to each place of a patch word, and registers before and behind."""
+    """Addresses and selection of feature words for each place of a patch word; registers before and behind."""
     selected = sum(len(choices) // 2 for choices in config.joined_choices)
-    return 97 + config.word_bits * selected, 45 + 32.5 * config.array_rows + 45 * config.words
+    return 97 + 16 * config.words + config.word_bits * selected, 45 + 32.5 * config.array_rows + 45 * config.words
 
 
 def _gather(config):
