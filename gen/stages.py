@@ -81,7 +81,7 @@ class ResidualScaling:
         y = golden.multiply_by_quantized_multiplier(total, self.multipliers[2], self.shifts[2]) + self.zero_point
         return np.clip(y, *self.clamp)
 
-    @property
+    @cached_property
     def window_bits(self) -> int:
         """As those of :class:`Scaling`, of the scaled sum."""
         return int(_window_bits(np.array([-(1 << 28)]), np.array([1 << 28]), self.results)[0])
